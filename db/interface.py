@@ -1,0 +1,137 @@
+"""What the rest of the system asks of a store. Every write is one guarded transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from dllm_sweep.records import Claim, Failure, Holder, HostInfo, Lease, TrialState, UnitResult
+from dllm_sweep.spec import TrialSpec
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTrial:
+    """One trial as planning hands it to the store.
+
+    Attributes:
+        spec: What to do; its key identifies it within the sweep.
+        label: The trial's name for people.
+        skip_reason: Why the combination is not legal; None if it runs.
+        estimated_s: Estimated wall time in seconds on one actor.
+        priority: Higher runs earlier; baselines are above all others.
+    """
+
+    spec: TrialSpec
+    label: str
+    skip_reason: str | None = None
+    estimated_s: float = 0.0
+    priority: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRow:
+    """One sweep of the store."""
+
+    id: int
+    name: str
+    source: str
+    """The sweep file's text as launched."""
+    paused: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRow:
+    """One trial as it stands."""
+
+    id: int
+    key: str
+    label: str
+    state: TrialState
+    attempt: int
+    reason: str
+    """Why it was skipped, failed or was requeued; empty otherwise."""
+    model: str
+    units: int
+    units_done: int
+    priority: int
+    estimated_s: float
+    ready_in_s: float
+    """Seconds until a backed-off trial may be claimed; 0 or less if it may be now."""
+
+
+class Store(Protocol):
+    """The truth about all sweeps. Times are the database's; nothing reads a worker's clock.
+
+    Every method may raise StoreError; those that write under a lease or claim raise Fenced when
+    somebody else has taken over.
+    """
+
+    def plan_sweep(self, name: str, source: str, trials: Sequence[PlannedTrial]) -> SweepRow:
+        """Create or extend the sweep `name`: trials that it has already are left as they are."""
+
+    def sweep(self, name: str | None) -> SweepRow:
+        """The sweep of this name, or the one launched last.
+
+        Raises:
+            UnknownName: If there is none.
+        """
+
+    def trials(self, sweep_id: int) -> tuple[TrialRow, ...]:
+        """All trials of a sweep, highest priority first, then in planning order."""
+
+    def take_lease(
+        self, sweep: str, holder: Holder, *, seconds: float, takeover: bool = False
+    ) -> Lease:
+        """Become the sweep's controller: epoch + 1; attempts of older epochs end as LOST and
+        their trials go back to PENDING.
+
+        Raises:
+            LeaseHeld: If another holder's lease has not run out and `takeover` is False.
+        """
+
+    def renew_lease(self, lease: Lease, *, seconds: float) -> None:
+        """Extend the lease from now."""
+
+    def release_lease(self, lease: Lease) -> None:
+        """Give the lease back; running attempts of its epoch end as ABORTED, their trials go
+        back to PENDING."""
+
+    def claim(self, lease: Lease, trial_id: int, claim_id: str, host: HostInfo) -> Claim | None:
+        """Take a PENDING trial for one attempt, or None if it cannot be taken (any more).
+
+        Safe to repeat with the same `claim_id`.
+        """
+
+    def commit_unit(self, claim: Claim, result: UnitResult) -> TrialState:
+        """Make a unit's result durable and visible, once; the trial SUCCEEDS with its last unit.
+
+        Safe to repeat: a unit that this attempt has committed already is left as it is. A
+        `quantize` result whose weights differ from those that older units were measured on
+        supersedes those units.
+        """
+
+    def end_attempt(
+        self, claim: Claim, failure: Failure, *, log_path: str | None = None
+    ) -> TrialState:
+        """End an attempt without success; requeue the trial or fail it by the failure's reason
+        and the budgets of attempts."""
+
+    def retry(
+        self, sweep_id: int, *, states: Sequence[TrialState], reasons: Sequence[str] = (),
+        keys: Sequence[str] = (),
+    ) -> int:
+        """Put trials in one of `states` back to PENDING with fresh budgets; returns how many.
+
+        `reasons` keeps only those whose last attempt ended so, `keys` only those whose key
+        starts so.
+        """
+
+    def cancel(self, sweep_id: int, *, keys: Sequence[str] = ()) -> int:
+        """Cancel PENDING and RUNNING trials; a running attempt is fenced off at its next commit."""
+
+    def pause(self, sweep_id: int, paused: bool) -> None:
+        """Stop or go on handing out claims."""
+
+    def close(self) -> None:
+        """Let go of connections."""

@@ -1,0 +1,125 @@
+"""What every other part knows of a model: logits, blocks, and which linears share an input."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class LinearGroup:
+    """Linears of one block that share their input; names are relative to the block.
+
+    Attributes:
+        source: The norm or linear whose output they read, such as `input_layernorm`.
+        linears: Names such as `self_attn.q_proj`.
+    """
+
+    source: str
+    linears: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Special:
+    """Token ids that have a meaning, explicit in every family, never guessed."""
+
+    mask_id: int
+    end_ids: tuple[int, ...]
+    pad_id: int
+
+
+class ModelFamily(Protocol):
+    """How checkpoints of one architecture are hosted in a stock transformers class."""
+
+    name: str
+    model_types: tuple[str, ...]
+    """Values of `model_type` in config.json that this family loads."""
+    logit_shift: int
+    """1 if the prediction for position i is read at position i - 1, else 0."""
+    linear_groups: tuple[LinearGroup, ...]
+    """In the order of the forward pass."""
+
+    def build_config(self, config: Mapping[str, Any], folder: Path) -> Any:
+        """Translate the checkpoint's config.json into a transformers configuration."""
+
+    def tensor_name(self, name: str) -> str | None:
+        """Translate a checkpoint's tensor name into the host class's; None if unknown."""
+
+    def special(self, config: Mapping[str, Any]) -> Special:
+        """Read the special ids from the checkpoint's config.json."""
+
+
+class DiffusionModel:
+    """A masked diffusion language model, hosted in a stock transformers class.
+
+    Attributes:
+        name: What the user named.
+        host: The transformers model; its blocks are quantized in place.
+        family: Its architecture's adapter.
+        tokenizer: A transformers tokenizer.
+        special: Mask, end and padding ids.
+        max_length: Longest sequence in tokens.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        host: nn.Module,
+        family: ModelFamily,
+        tokenizer: Any,
+        special: Special,
+        max_length: int,
+    ) -> None:
+        self.name, self.host, self.family = name, host, family
+        self.tokenizer, self.special, self.max_length = tokenizer, special, max_length
+
+    @property
+    def device(self) -> torch.device:
+        """Where the inputs go."""
+        return self.host.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Floating-point type of the weights."""
+        return self.host.get_input_embeddings().weight.dtype
+
+    @property
+    def blocks(self) -> nn.ModuleList:
+        """The transformer blocks, in depth order."""
+        return self.host.model.layers
+
+    def block_name(self, index: int) -> str:
+        """Full name of block `index`, the prefix of its linears' names."""
+        return f"model.layers.{index}"
+
+    def linears(self) -> dict[str, nn.Module]:
+        """All linears that may be quantized by full name, in depth order: never embeddings,
+        norms or the output head."""
+        return {
+            f"{self.block_name(index)}.{name}": block.get_submodule(name)
+            for index, block in enumerate(self.blocks)
+            for group in self.family.linear_groups
+            for name in group.linears
+        }
+
+    @torch.inference_mode()
+    def logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+        """Predict every position from the whole sequence.
+
+        Args:
+            input_ids: (B, L) int64.
+            attention_mask: (B, L), 1 for tokens and 0 for padding; None if there is no padding.
+
+        Returns:
+            (B, L, V) in the model's dtype; row i predicts position i in every family.
+        """
+        out = self.host(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        if self.family.logit_shift == 0:
+            return out.logits
+        return torch.cat((out.logits[:, :1], out.logits[:, :-1]), dim=1)

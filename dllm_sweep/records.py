@@ -1,0 +1,196 @@
+"""What work produces and what the store keeps of it: frozen rows that cross process borders."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from dllm_sweep.spec import TrialSpec, Unit
+
+
+class TrialState(StrEnum):
+    """Where a trial stands; the legal moves between them are data in `db/transitions.py`."""
+
+    PENDING = "PENDING"
+    """Waits for an actor."""
+    RUNNING = "RUNNING"
+    """An attempt owns it."""
+    SUCCEEDED = "SUCCEEDED"
+    """All units are committed."""
+    FAILED = "FAILED"
+    """An attempt ended with an error that is not tried again by itself."""
+    PRUNED = "PRUNED"
+    """Stopped early by a racing rule."""
+    CANCELLED = "CANCELLED"
+    """Stopped by the user."""
+    SKIPPED = "SKIPPED"
+    """The combination is not legal; the plan says why."""
+
+
+class EndReason(StrEnum):
+    """Why an attempt ended, apart from the trial's state."""
+
+    OK = "OK"
+    ERROR = "ERROR"
+    GPU_OOM = "GPU_OOM"
+    HOST_OOM = "HOST_OOM"
+    LOST = "LOST"
+    PREEMPTED = "PREEMPTED"
+    TIMEOUT = "TIMEOUT"
+    ABORTED = "ABORTED"
+    FENCED = "FENCED"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Holder:
+    """The process that runs a sweep."""
+
+    host: str
+    pid: int
+    process_started_s: float
+    """Start of the process in seconds since its host booted."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lease:
+    """The right to run one sweep; every claim made under it carries its epoch."""
+
+    sweep_id: int
+    sweep: str
+    epoch: int
+    holder: Holder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """One attempt's right to write results of one trial: the fence of every commit."""
+
+    trial_id: int
+    trial_key: str
+    attempt: int
+    epoch: int
+    claim_id: str
+    """Random text chosen by the claimer: a repeated claim with it returns the same attempt."""
+    trial: TrialSpec
+    done: tuple[str, ...]
+    """Keys of units that earlier attempts committed and that still hold."""
+    weights: Artifact | None = None
+    """The quantized weights that the done units were measured on."""
+    batch_scale: float = 1.0
+    """Factor on batch sizes, halved after the GPU ran out of memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Artifact:
+    """A file beside the store, never read back without its digest being checked."""
+
+    kind: str
+    """`weights` (quantized weights) or `samples` (answers to every item of a task)."""
+    path: str
+    """Relative to the store's folder for files."""
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """One score of one task."""
+
+    task: str
+    name: str
+    value: float
+    """NaN and infinities are kept as flags: SQL databases disagree about them."""
+    stderr: float | None
+    n: int
+    """Number of items."""
+    higher_is_better: bool = True
+    primary: bool = True
+    """Whether the leaderboard shows this metric for the task."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModuleRow:
+    """One linear layer as it was really quantized."""
+
+    module: str
+    w_bits: int
+    a_bits: int
+    group_size: int | None
+    symmetric: bool
+    weights: int
+    """Number of weights."""
+    bits: float
+    """Total bits of the weights with their scales and zero points."""
+    relative_error: float
+    """Norm of (quantized - original weight) over norm of the original weight."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutlierRow:
+    """One statistic of the input of one linear layer."""
+
+    layer: int
+    module: str
+    """Full name of the linear."""
+    mask_ratio: float
+    """Share of masked positions in the sequences."""
+    positions: str
+    """`masked` or `visible`."""
+    statistic: str
+    """Such as `channel_max`, `token_max`, `median`, `kurtosis`, `max_to_median`, `top_channel`."""
+    rank: int
+    """0 for the greatest; for statistics with one value, 0."""
+    index: int | None
+    """Channel or token that the value belongs to."""
+    value: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cost:
+    """One measured cost."""
+
+    name: str
+    """Such as `average_bits`, `quantize_s`, `peak_memory_bytes`, `weight_bytes`."""
+    value: float
+    unit: str
+    """`bit`, `s`, `B`, ..."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitResult:
+    """All that one unit produced; it is committed whole or not at all."""
+
+    unit: Unit
+    wall_s: float
+    metrics: tuple[Metric, ...] = ()
+    outliers: tuple[OutlierRow, ...] = ()
+    modules: tuple[ModuleRow, ...] = ()
+    costs: tuple[Cost, ...] = ()
+    artifacts: tuple[Artifact, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Why an attempt failed, as text: no traceback object that keeps tensors alive."""
+
+    reason: EndReason
+    error_type: str
+    message: str
+    traceback: str
+    fingerprint: str
+    """Error type and the place in the project's code: equal for the same fault."""
+    unit: str
+    retryable: bool
+    log_tail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostInfo:
+    """The machine and the versions that an attempt ran on."""
+
+    host: str
+    pid: int
+    device: str
+    """`cpu` or the GPU's name."""
+    versions: tuple[tuple[str, str], ...] = ()

@@ -1,0 +1,340 @@
+"""What a trial is: the frozen values the whole system runs on.
+
+Every type is hashable, converts to plain JSON values with `to_json` and back with `from_json`,
+and has one canonical text, so that equal work has one key wherever it is planned.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from types import UnionType
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from dllm_sweep.errors import InputError
+
+FULL_PRECISION_BITS = 16
+FULL_PRECISION_METHOD = "fp"
+
+T = TypeVar("T")
+
+JsonValue = Any
+"""A value of plain JSON: None, bool, int, float, str, list or dict of them."""
+
+Parameters = tuple[tuple[Any, ...], ...]
+"""A method's parameters as pairs (name, value), all of them, sorted by name, hashable."""
+
+_SCHEME = re.compile(
+    r"w(?P<w>\d+)a(?P<a>\d+)(?:-kv(?P<kv>\d+))?(?:-g(?P<g>\d+))?(?:-(?P<sym>sym|asym))?(?P<qkv>-qkv)?"
+)
+SCHEME_FORM = "w<bits>a<bits>[-kv<bits>][-g<group size>][-sym|-asym][-qkv]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuantScheme:
+    """Bit-widths and grids of one quantized model.
+
+    Attributes:
+        w_bits: Bits of a weight; 16 leaves weights as they are.
+        a_bits: Bits of the input of every quantized linear; 16 leaves it as it is.
+        kv_bits: Bits of keys and values inside attention; 16 leaves them as they are.
+        group_size: Inputs that share a weight scale; None is one scale per output channel.
+        symmetric: Whether the weight grid is symmetric; None is the method's default.
+        qkv: Whether queries, keys and values are quantized to `a_bits` inside attention.
+    """
+
+    w_bits: int
+    a_bits: int = FULL_PRECISION_BITS
+    kv_bits: int = FULL_PRECISION_BITS
+    group_size: int | None = None
+    symmetric: bool | None = None
+    qkv: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> QuantScheme:
+        """Read a scheme's name, such as `w4a16-g128`; the inverse of `str`.
+
+        Raises:
+            InputError: If the text has another form or a bit-width that does not exist.
+        """
+        match = _SCHEME.fullmatch(text.strip().lower())
+        if match is None:
+            raise InputError(f"{text!r} is not a scheme; write {SCHEME_FORM}, such as w4a16-g128")
+        bits = {axis: int(match[axis] or FULL_PRECISION_BITS) for axis in ("w", "a", "kv")}
+        wrong = [f"{axis}{n}" for axis, n in bits.items() if n not in (*range(2, 9), 16)]
+        if wrong:
+            raise InputError(f"scheme {text!r}: {wrong[0]}: bits are 2 to 8, or 16 for none")
+        if match["g"] is not None and int(match["g"]) < 1:
+            raise InputError(f"scheme {text!r}: the group size must be at least 1")
+        return cls(
+            w_bits=bits["w"],
+            a_bits=bits["a"],
+            kv_bits=bits["kv"],
+            group_size=int(match["g"]) if match["g"] else None,
+            symmetric={"sym": True, "asym": False, None: None}[match["sym"]],
+            qkv=match["qkv"] is not None,
+        )
+
+    @property
+    def is_full_precision(self) -> bool:
+        """Whether nothing at all is quantized."""
+        return (
+            self.w_bits == self.a_bits == self.kv_bits == FULL_PRECISION_BITS
+        )
+
+    def __str__(self) -> str:
+        """Give the canonical name, which `parse` reads back."""
+        return "".join(
+            (
+                f"w{self.w_bits}a{self.a_bits}",
+                "" if self.kv_bits == FULL_PRECISION_BITS else f"-kv{self.kv_bits}",
+                "" if self.group_size is None else f"-g{self.group_size}",
+                {None: "", True: "-sym", False: "-asym"}[self.symmetric],
+                "-qkv" if self.qkv else "",
+            )
+        )
+
+
+FULL_PRECISION = QuantScheme(w_bits=FULL_PRECISION_BITS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelRef:
+    """Which checkpoint: an embedded name, a folder, or a hub id with a revision.
+
+    Attributes:
+        name: As the user named it, without the revision.
+        revision: Commit on the hub; None for embedded models and folders.
+        digest: SHA-256 over the checkpoint's files, or the hub's commit; set by planning.
+    """
+
+    name: str
+    revision: str | None = None
+    digest: str | None = None
+
+    def __str__(self) -> str:
+        """Give `name` or `name@revision`."""
+        return self.name if self.revision is None else f"{self.name}@{self.revision}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CalibrationSpec:
+    """Which text a method sees, how much of it, and how it is masked.
+
+    Attributes:
+        source: A text set of the package, a local file or folder, or a hub data set.
+        samples: Number of sequences.
+        length: Tokens in each sequence.
+        masking: `none`, or `uniform` (each token masked with probability t, t uniform in (0, 1]).
+        seed: Seed of the choice of crops and of the masks.
+        split: Split of a hub or local data set.
+        subset: Configuration name of a hub data set.
+        text_field: Column that holds the text.
+        digest: SHA-256 of the source's content, or the hub's commit; set by planning.
+    """
+
+    source: str = "tiny-text"
+    samples: int = 128
+    length: int = 128
+    masking: str = "none"
+    seed: int = 0
+    split: str = "train"
+    subset: str | None = None
+    text_field: str = "text"
+    digest: str | None = None
+
+    def __str__(self) -> str:
+        """Give a short label, such as `tiny-text/128x128/uniform`."""
+        seed = "" if self.seed == 0 else f"/seed{self.seed}"
+        return f"{self.source}/{self.samples}x{self.length}/{self.masking}{seed}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodingSpec:
+    """How text is generated (LLaDA's block-wise sampler, arXiv 2502.09992).
+
+    Attributes:
+        gen_length: Tokens in the generated window.
+        steps: Denoising steps over the whole window.
+        block_length: Tokens in a block; blocks are written from left to right.
+        temperature: Gumbel noise; 0 is greedy.
+        algorithm: Name of the rule that chooses which positions to unmask.
+    """
+
+    gen_length: int = 32
+    steps: int = 16
+    block_length: int = 32
+    temperature: float = 0.0
+    algorithm: str = "low_confidence"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskSpec:
+    """One evaluation task.
+
+    Attributes:
+        name: A task of the package or any task of lm-eval.
+        shots: Number of examples in the prompt; None is the task's own.
+        limit: Only the first `limit` items; None is all.
+        draws: Monte-Carlo draws for each answer of a likelihood task.
+    """
+
+    name: str
+    shots: int | None = None
+    limit: int | None = None
+    draws: int = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutlierSpec:
+    """The activations that the outlier statistics are taken over.
+
+    Attributes:
+        text: The sequences; their `masking` is ignored, `mask_ratios` replaces it.
+        mask_ratios: Share of masked positions, one pass for each.
+        top: How many channels and tokens are kept for each linear.
+    """
+
+    text: CalibrationSpec = CalibrationSpec(samples=8)
+    mask_ratios: tuple[float, ...] = (0.0, 0.5, 1.0)
+    top: int = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtocolSpec:
+    """Everything about the evaluation that must be equal for scores to be compared.
+
+    Attributes:
+        tasks: The tasks, sorted by name.
+        decoding: How text is generated.
+        outliers: What the outlier statistics are taken over; None takes none.
+        dtype: Floating-point type of the computation.
+    """
+
+    tasks: tuple[TaskSpec, ...]
+    decoding: DecodingSpec = DecodingSpec()
+    outliers: OutlierSpec | None = OutlierSpec()
+    dtype: str = "float32"
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the canonical JSON: scores compare only within one protocol."""
+        return sha256_of(to_json(self))
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialSpec:
+    """One point of a sweep: what is quantized, how, and how it is evaluated.
+
+    Attributes:
+        model: The checkpoint.
+        method: Name of the quantization method; `fp` is the full-precision baseline.
+        method_version: Raised by hand when a method's results change.
+        parameters: The method's parameters, all of them, sorted by name.
+        scheme: Bit-widths and grids.
+        calibration: What the method sees; None if it needs nothing.
+        protocol: The evaluation.
+        seed: Seed of Monte-Carlo masks, of sampling and of a method's own random choices.
+    """
+
+    model: ModelRef
+    method: str
+    scheme: QuantScheme
+    protocol: ProtocolSpec
+    method_version: int = 1
+    parameters: Parameters = ()
+    calibration: CalibrationSpec | None = None
+    seed: int = 0
+
+    @property
+    def key(self) -> str:
+        """SHA-256 of the canonical JSON; never holds the attempt, the host or the git commit."""
+        return sha256_of(to_json(self))
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether this is the full-precision run that others are compared with."""
+        return self.method == FULL_PRECISION_METHOD
+
+    @property
+    def label(self) -> str:
+        """A name for people: model, method with parameters, scheme, calibration."""
+        if self.is_baseline:
+            return f"{self.model} {self.method}"
+        options = ",".join(f"{name}={value}" for name, value in self.parameters)
+        method = f"{self.method}({options})" if options else self.method
+        calibration = "" if self.calibration is None else f" {self.calibration}"
+        return f"{self.model} {method} {self.scheme}{calibration}"
+
+    def units(self) -> tuple[Unit, ...]:
+        """The units of work of this trial, in the order in which they run."""
+        first = () if self.is_baseline else (Unit(kind="quantize"),)
+        outliers = () if self.protocol.outliers is None else (Unit(kind="outliers"),)
+        tasks = tuple(Unit(kind="evaluate", task=task.name) for task in self.protocol.tasks)
+        return (*first, *outliers, *tasks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unit:
+    """The grain of scheduling and of durability: done in one transaction or not at all.
+
+    Attributes:
+        kind: `quantize`, `outliers` or `evaluate`.
+        task: The task of an `evaluate` unit, else empty.
+        shard: Which part of the task, from 0.
+        shards: Into how many parts the task is cut.
+    """
+
+    kind: str
+    task: str = ""
+    shard: int = 0
+    shards: int = 1
+
+    @property
+    def key(self) -> str:
+        """A text that is unique within the trial."""
+        name = self.kind if not self.task else f"{self.kind}:{self.task}"
+        return name if self.shards == 1 else f"{name}:{self.shard + 1}/{self.shards}"
+
+
+def to_json(value: object) -> JsonValue:
+    """Turn a spec (or a tuple of specs) into plain JSON values, field by field."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = dataclasses.fields(value)
+        return {field.name: to_json(getattr(value, field.name)) for field in fields}
+    if isinstance(value, tuple | list):
+        return [to_json(item) for item in value]
+    return value
+
+
+def from_json(kind: type[T], value: JsonValue) -> T:
+    """Build a spec of type `kind` from what `to_json` gave."""
+    built: T = _build(kind, value)
+    return built
+
+
+def sha256_of(value: JsonValue) -> str:
+    """SHA-256 of the canonical JSON text of plain JSON values."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _build(kind: Any, value: JsonValue) -> Any:
+    if value is None:
+        return None
+    if get_origin(kind) is UnionType:
+        return _build(next(arm for arm in get_args(kind) if arm is not type(None)), value)
+    if get_origin(kind) is tuple:
+        item, *_ = get_args(kind)
+        return tuple(_build(item, part) for part in value)
+    if dataclasses.is_dataclass(kind):
+        hints = get_type_hints(kind)
+        return kind(**{name: _build(hints[name], part) for name, part in value.items()})
+    return _frozen(value)
+
+
+def _frozen(value: JsonValue) -> Any:
+    return tuple(_frozen(part) for part in value) if isinstance(value, list) else value
