@@ -3,61 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Protocol
 
-from dllm_sweep.records import Claim, Failure, Holder, HostInfo, Lease, TrialState, UnitResult
-from dllm_sweep.spec import TrialSpec
-
-
-@dataclass(frozen=True, kw_only=True)
-class PlannedTrial:
-    """One trial as planning hands it to the store.
-
-    Attributes:
-        spec: What to do; its key identifies it within the sweep.
-        label: The trial's name for people.
-        skip_reason: Why the combination is not legal; None if it runs.
-        estimated_s: Estimated wall time in seconds on one actor.
-        priority: Higher runs earlier; baselines are above all others.
-    """
-
-    spec: TrialSpec
-    label: str
-    skip_reason: str | None = None
-    estimated_s: float = 0.0
-    priority: int = 0
-
-
-@dataclass(frozen=True, kw_only=True)
-class SweepRow:
-    """One sweep of the store."""
-
-    id: int
-    name: str
-    source: str
-    """The sweep file's text as launched."""
-    paused: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrialRow:
-    """One trial as it stands."""
-
-    id: int
-    key: str
-    label: str
-    state: TrialState
-    attempt: int
-    reason: str
-    """Why it was skipped, failed or was requeued; empty otherwise."""
-    model: str
-    units: int
-    units_done: int
-    priority: int
-    estimated_s: float
-    ready_in_s: float
-    """Seconds until a backed-off trial may be claimed; 0 or less if it may be now."""
+from dllm_sweep.records import (
+    Claim,
+    Failure,
+    Holder,
+    HostInfo,
+    Lease,
+    PlannedTrial,
+    SweepRow,
+    TrialRow,
+    TrialState,
+    UnitResult,
+)
 
 
 class Store(Protocol):
@@ -118,7 +77,11 @@ class Store(Protocol):
         and the budgets of attempts."""
 
     def retry(
-        self, sweep_id: int, *, states: Sequence[TrialState], reasons: Sequence[str] = (),
+        self,
+        sweep_id: int,
+        *,
+        states: Sequence[TrialState],
+        reasons: Sequence[str] = (),
         keys: Sequence[str] = (),
     ) -> int:
         """Put trials in one of `states` back to PENDING with fresh budgets; returns how many.

@@ -48,6 +48,10 @@ class UnknownName(InputError):
         self.kind, self.name, self.choices = kind, name, tuple(sorted(choices))
         super().__init__(f"unknown {kind} {name!r}{suggestion(name, self.choices)}")
 
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        """Errors cross process borders: pickle rebuilds them from their arguments."""
+        return type(self), (self.kind, self.name, self.choices)
+
 
 class SweepFileError(InputError):
     """A sweep file with one or more problems, all of them reported together.
@@ -60,6 +64,10 @@ class SweepFileError(InputError):
     def __init__(self, path: str, problems: Sequence[str]) -> None:
         self.path, self.problems = path, tuple(problems)
         super().__init__("\n".join(f"{path}: {problem}" for problem in self.problems))
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        """Errors cross process borders: pickle rebuilds them from their arguments."""
+        return type(self), (self.path, self.problems)
 
 
 class CheckpointError(InputError):
@@ -105,6 +113,16 @@ class LeaseHeld(StoreError):
             f"sweep {sweep!r} is being run by process {pid} on {host}"
             f" (its lease runs out in {max(expires_in_s, 0):.0f} s);"
             " stop it there, or take over with --takeover"
+        )
+
+    def __reduce__(self) -> tuple[type, tuple[object, ...]]:
+        """Errors cross process borders: pickle rebuilds them from their arguments."""
+        return type(self), (
+            self.sweep,
+            self.host,
+            self.pid,
+            self.process_started_s,
+            self.expires_in_s,
         )
 
 

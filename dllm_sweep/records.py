@@ -194,3 +194,54 @@ class HostInfo:
     device: str
     """`cpu` or the GPU's name."""
     versions: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedTrial:
+    """One trial as planning hands it to the store.
+
+    Attributes:
+        spec: What to do; its key identifies it within the sweep.
+        label: The trial's name for people.
+        skip_reason: Why the combination is not legal; None if it runs.
+        estimated_s: Estimated wall time in seconds on one actor.
+        priority: Higher runs earlier; baselines are above all others.
+    """
+
+    spec: TrialSpec
+    label: str
+    skip_reason: str | None = None
+    estimated_s: float = 0.0
+    priority: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepRow:
+    """One sweep of the store."""
+
+    id: int
+    name: str
+    source: str
+    """The sweep file's text as launched."""
+    paused: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialRow:
+    """One trial as it stands."""
+
+    id: int
+    key: str
+    label: str
+    state: TrialState
+    attempt: int
+    reason: str
+    """Why it was skipped, failed or was requeued; empty otherwise."""
+    model: str
+    method: str
+    units: int
+    units_done: int
+    priority: int
+    estimated_s: float
+    ready_in_s: float
+    """Seconds until a backed-off trial may be claimed; 0 or less if it may be now."""

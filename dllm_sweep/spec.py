@@ -81,9 +81,7 @@ class QuantScheme:
     @property
     def is_full_precision(self) -> bool:
         """Whether nothing at all is quantized."""
-        return (
-            self.w_bits == self.a_bits == self.kv_bits == FULL_PRECISION_BITS
-        )
+        return self.w_bits == self.a_bits == self.kv_bits == FULL_PRECISION_BITS
 
     def __str__(self) -> str:
         """Give the canonical name, which `parse` reads back."""
