@@ -1,0 +1,27 @@
+"""Write the tokens that the model is surest of (LLaDA, arXiv 2502.09992, algorithm 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+class LowConfidence:
+    """Ranks positions by the probability of their token."""
+
+    def confidence(
+        self, logits: Tensor, tokens: Tensor, generators: Sequence[torch.Generator]
+    ) -> Tensor:
+        """Give the log-odds of each token, (B, W) float64 from (B, W, V) and (B, W).
+
+        They order positions as the probabilities do, but do not tie at 1.0 when the model is
+        nearly certain of many positions at once.
+        """
+        chosen = tokens[..., None]
+        others = logits.scatter(-1, chosen, -torch.inf)
+        return logits.gather(-1, chosen)[..., 0] - others.logsumexp(-1)
+
+
+PLUGIN = LowConfidence()

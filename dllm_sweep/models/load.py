@@ -1,0 +1,193 @@
+"""From a name to a model that is ready to predict."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dllm_sweep import plugins
+from dllm_sweep.errors import CheckpointError, InputError
+from dllm_sweep.models.base import DiffusionModel, ModelFamily, Special
+from dllm_sweep.models.checkpoint import (
+    fill_parameters,
+    match_tensors,
+    read_config,
+    stored_dtype,
+    weight_files,
+)
+from dllm_sweep.models.locate import locate
+from dllm_sweep.models.planted import plant_outliers
+
+_EMBEDDING = "model.embed_tokens.weight"
+_HEAD = "lm_head.weight"
+_SELF_TEST_LENGTH = 8
+_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+def load_model(
+    name: str,
+    *,
+    device: str | torch.device | None = None,
+    dtype: str | torch.dtype | None = None,
+    revision: str | None = None,
+) -> DiffusionModel:
+    """Load a masked diffusion language model; no code of the checkpoint is ever run.
+
+    Args:
+        name: An embedded name, a folder, or a hub id, optionally with `@revision`.
+        device: Where it goes; None is the GPU if there is one.
+        dtype: `float32`, `bfloat16` or `float16`; None is float32 on a CPU and the checkpoint's
+            own type on a GPU.
+        revision: Branch, tag or commit on the hub.
+
+    Raises:
+        UnknownName: If there is no such model.
+        CheckpointError: If the checkpoint cannot be loaded completely and exactly.
+    """
+    location = locate(name, revision)
+    folder, config = location.folder, read_config(location.folder)
+    family = find_family(config, folder)
+    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    host = _build_host(family, config, folder, target, _dtype(dtype))
+    model = DiffusionModel(
+        name=name,
+        host=host,
+        family=family,
+        tokenizer=_load_tokenizer(folder),
+        special=_check_special(family.special(config), host, folder),
+        max_length=host.config.max_position_embeddings,
+    )
+    if location.planted is not None:
+        plant_outliers(model, location.planted)
+    check_bidirectional(model)
+    return model
+
+
+def find_family(config: Mapping[str, Any], folder: Path) -> ModelFamily:
+    """Find the family that loads checkpoints with this config's `model_type`.
+
+    Raises:
+        CheckpointError: If there is none.
+    """
+    model_type, known = config.get("model_type"), []
+    for name in plugins.names("model family"):
+        family: ModelFamily = plugins.load("model family", name)
+        if model_type in family.model_types:
+            return family
+        known.extend(family.model_types)
+    raise CheckpointError(
+        f"{folder}/config.json: model_type {model_type!r} is not supported"
+        f" (supported: {', '.join(sorted(known))})"
+    )
+
+
+def check_bidirectional(model: DiffusionModel) -> None:
+    """Make sure that the first position sees the later ones and that the logits are finite.
+
+    Raises:
+        CheckpointError: If attention is causal or the weights give NaN or infinity.
+    """
+    size = model.host.config.vocab_size
+    ids = torch.arange(_SELF_TEST_LENGTH, device=model.device)[None] % size
+    changed = torch.cat((ids[:, :1], (ids[:, 1:] + _SELF_TEST_LENGTH) % size), dim=1)
+    first, second = model.logits(ids), model.logits(changed)
+    if not bool(torch.isfinite(first).all()):
+        raise CheckpointError(f"model {model.name!r}: its logits are not finite; weights damaged?")
+    if torch.equal(first[:, 0], second[:, 0]):
+        raise CheckpointError(
+            f"model {model.name!r}: attention is causal, or empty: the first position does not"
+            " see the others; a diffusion language model needs bidirectional attention"
+        )
+
+
+def _build_host(
+    family: ModelFamily,
+    config: Mapping[str, Any],
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype | None,
+) -> nn.Module:
+    from transformers import AutoModelForCausalLM
+
+    host_config = family.build_config(config, folder)
+    with torch.device("meta"):
+        host = AutoModelForCausalLM.from_config(host_config, attn_implementation="sdpa")
+    expected = {name: tuple(value.shape) for name, value in host.state_dict().items()}
+    if host_config.tie_word_embeddings:
+        expected.pop(_HEAD)
+    tensors = match_tensors(weight_files(folder), family.tensor_name, expected)
+    if dtype is None:
+        dtype = torch.float32 if device.type == "cpu" else stored_dtype(tensors, _EMBEDDING)
+    fill_parameters(host, tensors, device=device, dtype=dtype)
+    if host_config.tie_word_embeddings:
+        host.lm_head.weight = host.model.embed_tokens.weight
+    host.config.dtype = dtype
+    _finish(host, device)
+    return host
+
+
+def _finish(host: nn.Module, device: torch.device) -> None:
+    # The rotary frequencies are no parameters: made anew, in float32 whatever the weights are.
+    host.model.rotary_emb = type(host.model.rotary_emb)(config=host.config).to(device)
+    # A block called on its own does not see the configuration, so each attention is told, too.
+    for block in host.model.layers:
+        block.self_attn.is_causal = False
+    host.requires_grad_(False).eval()
+
+
+def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
+    if dtype is None or dtype in DTYPES.values():
+        return dtype
+    if dtype not in DTYPES:
+        raise InputError(f"dtype {dtype!r} is not supported: write one of {', '.join(DTYPES)}")
+    return DTYPES[dtype]
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    """Load the tokenizer, or None if the folder has none (token ids still work)."""
+    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        # Without trust_remote_code=False transformers asks a question on stdin.
+        with _quiet("transformers.configuration_utils"):
+            return AutoTokenizer.from_pretrained(
+                str(folder), trust_remote_code=False, local_files_only=True
+            )
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise CheckpointError(
+            f"{folder}: its tokenizer cannot be loaded without running code of the checkpoint"
+            f" ({type(error).__name__}: {reason})"
+        ) from error
+
+
+@contextmanager
+def _quiet(logger: str) -> Iterator[None]:
+    # transformers warns that it does not know the model type, which is no news here.
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _check_special(special: Special, host: nn.Module, folder: Path) -> Special:
+    size = host.config.vocab_size
+    ids = (special.mask_id, special.pad_id, *special.end_ids)
+    wrong = [one for one in ids if not isinstance(one, int) or not 0 <= one < size]
+    if wrong:
+        raise CheckpointError(
+            f"{folder}/config.json: token id {wrong[0]!r} is outside the vocabulary of {size}"
+        )
+    return special
