@@ -70,24 +70,6 @@ def held_back(faults: Sequence[Fault]) -> frozenset[tuple[str, str]]:
     )
 
 
-def worker_count(
-    *, trials: int, cpus: float, gpus: float, memory_bytes: float, per_worker: Demand
-) -> int:
-    """How many workers to start: what the machines carry, and no more than there are trials."""
-    by_device = gpus / per_worker.gpus if per_worker.gpus else cpus / per_worker.cpus
-    by_memory = memory_bytes / per_worker.memory_bytes
-    return max(1, min(trials, int(by_device), int(by_memory)))
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demand:
-    """What one worker asks of the cluster."""
-
-    cpus: float
-    gpus: float
-    memory_bytes: float
-
-
 def _may_start(trial: TrialRow, held: frozenset[tuple[str, str]]) -> bool:
     waiting = trial.state is TrialState.PENDING and trial.ready_in_s <= 0
     return waiting and (trial.model, trial.method) not in held

@@ -5,8 +5,6 @@ from __future__ import annotations
 import traceback
 from pathlib import Path
 
-import torch
-
 from dllm_sweep.errors import InputError, StoreError
 from dllm_sweep.records import EndReason, Failure
 from dllm_sweep.spec import Unit
@@ -16,6 +14,10 @@ _LOG_TAIL_BYTES = 4096
 
 _TRANSIENT = (ConnectionError, TimeoutError, StoreError)
 """Errors of the surroundings that may be gone a minute later; all others are the trial's own."""
+
+
+class WeightsLost(Exception):
+    """The quantized weights that a claim's finished units were measured on are not there."""
 
 
 def describe(error: BaseException, unit: Unit, log: Path | None) -> Failure:
@@ -66,6 +68,8 @@ def needs_a_fresh_process(failure: Failure) -> bool:
 
 
 def _classify(error: BaseException) -> tuple[EndReason, bool]:
+    import torch
+
     if isinstance(error, torch.OutOfMemoryError):
         return EndReason.GPU_OOM, True
     if isinstance(error, MemoryError):

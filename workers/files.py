@@ -9,15 +9,26 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from dllm_sweep.records import Artifact, Claim
+from dllm_sweep.records import Artifact
 
 _KEY_DIGITS = 12
 
 
-def log_path(root: Path, claim: Claim) -> Path:
+def root_for(store: str) -> Path:
+    """The folder for files beside a store, given its URL.
+
+    It stands beside a SQLite file, under the same name; for a database server it is
+    `dllm-sweep-files` in the working folder.
+    """
+    _, found, path = store.partition("sqlite:///")
+    if not found:
+        return Path("dllm-sweep-files").resolve()
+    return Path(path).resolve().with_name(f"{Path(path).stem}-files")
+
+
+def log_path(root: Path, trial_id: int, trial_key: str, attempt: int) -> Path:
     """The log of one attempt."""
-    name = f"attempt-{claim.attempt}.log"
-    return root / "logs" / f"{claim.trial_id}-{claim.trial_key[:_KEY_DIGITS]}" / name
+    return root / "logs" / f"{trial_id}-{trial_key[:_KEY_DIGITS]}" / f"attempt-{attempt}.log"
 
 
 @contextlib.contextmanager

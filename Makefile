@@ -1,0 +1,44 @@
+# The two commands: `make demo` watches a real sweep, `make test` runs the tests.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+CODE := dllm_sweep workers kernels db tests benchmarks
+
+.PHONY: demo test check types install install-dev wheel clean
+
+demo: $(VENV)/.installed
+	$(BIN)/dllm-sweep launch examples/quickstart.yaml
+
+test: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -m "not gpu"
+
+check: $(VENV)/.installed-dev types
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/ruff check $(CODE)
+
+# mypy follows neither the mapped folders nor the path shim: it checks a tree of links.
+types: $(VENV)/.installed-dev
+	rm -rf build/types && mkdir -p build/types/dllm_sweep
+	ln -s $(CURDIR)/dllm_sweep/* $(CURDIR)/db $(CURDIR)/kernels $(CURDIR)/workers build/types/dllm_sweep/
+	cd build/types && $(abspath $(BIN))/mypy --config-file ../../pyproject.toml -p dllm_sweep
+
+wheel: $(VENV)/.installed-dev
+	$(BIN)/python -m build
+
+install: $(VENV)/.installed
+install-dev: $(VENV)/.installed-dev
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.installed: $(BIN)/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt torch
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[worker]"
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[worker,dev]"
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info

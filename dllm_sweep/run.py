@@ -1,0 +1,188 @@
+"""Running a sweep of the store: lease, Ray, workers, controller, and all of it given back."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dllm_sweep import process
+from dllm_sweep.controller import LEASE_S, Controller, RunSummary, Stop
+from dllm_sweep.errors import ClusterError, Fenced, LeaseHeld
+from dllm_sweep.progress import Display, display
+from dllm_sweep.records import Holder, Lease, TrialState
+from dllm_sweep.workers import files
+from dllm_sweep.workers.messages import Demand, WorkerOptions
+
+if TYPE_CHECKING:
+    from dllm_sweep.db.interface import Store
+
+_CPU_WORKER_BYTES = 2**30
+_GPU_BATCH, _CPU_BATCH = 32, 16
+_OBJECT_STORE_BYTES = 80 * 2**20
+"""Ray's smallest: nothing large travels through Ray here, and it would take 30 % of memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to run, apart from what.
+
+    Attributes:
+        address: `local` for a Ray of our own, `auto` for the cluster this machine belongs to,
+            or a cluster's address.
+        gpus_per_trial: GPUs of one worker, fractions allowed; on a cluster without GPUs the
+            workers run on CPUs. 0 asks for CPUs.
+        cpus_per_trial: Cores of one worker; None shares the cores evenly.
+        actors: Number of workers; None is as many as the cluster carries.
+        batch_size: Sequences in one forward pass; None is the device's default.
+        takeover: Take the sweep from another controller, even if it lives.
+    """
+
+    address: str = "local"
+    gpus_per_trial: float = 1.0
+    cpus_per_trial: float | None = None
+    actors: int | None = None
+    batch_size: int | None = None
+    takeover: bool = False
+
+
+def run_sweep(store_url: str, sweep: str, options: RunOptions) -> RunSummary:
+    """Run what is pending of a sweep until nothing is left or the user stops it.
+
+    Args:
+        store_url: The store.
+        sweep: The sweep's name in it.
+        options: Where and how wide to run.
+
+    Raises:
+        LeaseHeld: If another controller runs this sweep.
+        ClusterError: If Ray does not come up or cannot place a worker.
+        StoreError: If the store cannot be reached.
+    """
+    from dllm_sweep.db.connect import open_store
+
+    store = open_store(store_url)
+    shown = display()
+    lease = _take_lease(store, sweep, takeover=options.takeover)
+    try:
+        with _ray(options.address), _writer(store, store_url) as writer:
+            return _run(writer, store_url, lease, options, shown)
+    finally:
+        # Whoever has taken the sweep over meanwhile has ended our attempts already.
+        with contextlib.suppress(Fenced):
+            store.release_lease(lease)
+        store.close()
+
+
+def _run(store: Store, url: str, lease: Lease, options: RunOptions, shown: Display) -> RunSummary:
+    from dllm_sweep.workers.pool import RayPool
+
+    stop = Stop()
+    trials = [t for t in store.trials(lease.sweep_id) if t.state is TrialState.PENDING]
+    size, demand = _shape(options, len(trials), shown)
+    device = "cuda" if demand.gpus else "cpu"
+    batch = options.batch_size or (_GPU_BATCH if demand.gpus else _CPU_BATCH)
+    worker = WorkerOptions(
+        files=files.root_for(url), device=device, threads=int(demand.cpus) or 1, batch_size=batch
+    )
+    with _signals(_interrupted(stop, shown)):
+        pool = RayPool(size=size, demand=demand, store=store, options=worker)
+        try:
+            return Controller(store=store, pool=pool, lease=lease, display=shown, stop=stop).run()
+        finally:
+            pool.close()
+
+
+def _take_lease(store: Store, sweep: str, *, takeover: bool) -> Lease:
+    holder = process.this_process()
+    try:
+        return store.take_lease(sweep, holder, seconds=LEASE_S, takeover=takeover)
+    except LeaseHeld as held:
+        # A killed controller cannot give its lease back; there is no need to wait for it here.
+        last = Holder(host=held.host, pid=held.pid, process_started_s=held.process_started_s)
+        if not process.is_gone(last):
+            raise
+    return store.take_lease(sweep, holder, seconds=LEASE_S, takeover=True)
+
+
+@contextlib.contextmanager
+def _ray(address: str) -> Iterator[None]:
+    import ray
+
+    shared: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    own = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+    try:
+        ray.init(address=address, **shared, **(own if address == "local" else {}))
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        text = " ".join(str(error).split())
+        raise ClusterError(
+            f"Ray at {address!r} cannot be reached: {text}; start one with `ray start --head`,"
+            " or leave --address out to run on this machine"
+        ) from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+@contextlib.contextmanager
+def _writer(store: Store, url: str) -> Iterator[Store]:
+    """The store as workers reach it: through its single writer if it is a SQLite file."""
+    if not url.startswith("sqlite"):
+        yield store
+        return
+    from dllm_sweep.workers.store_actor import start_store_actor
+
+    yield start_store_actor(url)
+
+
+def _shape(options: RunOptions, trials: int, shown: Display) -> tuple[int, Demand]:
+    """How many workers of what size: what the cluster carries, no more than there are trials.
+
+    Raises:
+        ClusterError: If the cluster cannot carry a single worker.
+    """
+    import ray
+
+    has = ray.cluster_resources()
+    gpus = options.gpus_per_trial if has.get("GPU", 0) else 0.0
+    if options.gpus_per_trial and not gpus:
+        shown.note("no GPU here: running on CPUs")
+    cpus = has.get("CPU", 0.0)
+    if gpus > has.get("GPU", 0) or (options.cpus_per_trial or 0) > cpus:
+        raise ClusterError(
+            f"a trial asks for {options.gpus_per_trial:g} GPUs and"
+            f" {options.cpus_per_trial or 1:g} CPUs, the cluster has {has.get('GPU', 0):g} and"
+            f" {cpus:g}; ask for less with --gpus-per-trial"
+        )
+    by_device = has["GPU"] / gpus if gpus else cpus / (options.cpus_per_trial or 1)
+    by_memory = has.get("memory", _CPU_WORKER_BYTES) / _CPU_WORKER_BYTES
+    size = max(1, min(options.actors or trials, int(by_device), int(by_memory)))
+    each = options.cpus_per_trial or max(1, cpus // size)
+    return size, Demand(cpus=each, gpus=gpus)
+
+
+def _interrupted(stop: Stop, shown: Display) -> Callable[[int, object], None]:
+    """A signal handler: the first signal drains, the second gives the trials back at once."""
+
+    def handle(_signal: int, _frame: object) -> None:
+        if stop.drain:
+            stop.now = True
+            shown.note("stopping now; unfinished units run again with `dllm-sweep resume`")
+            return
+        stop.drain = True
+        shown.note("finishing the units in flight; press Ctrl-C again to stop at once")
+
+    return handle
+
+
+@contextlib.contextmanager
+def _signals(handler: Callable[[int, object], None]) -> Iterator[None]:
+    kept = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in kept.items():
+            signal.signal(number, old)

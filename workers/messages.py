@@ -1,0 +1,80 @@
+"""What controller and workers tell each other; nothing heavy is imported here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from dllm_sweep.records import EndReason, Failure, TrialState
+from dllm_sweep.spec import Unit
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What one worker asks of the cluster.
+
+    Attributes:
+        cpus: Cores.
+        gpus: GPUs, or a fraction of one.
+    """
+
+    cpus: float
+    gpus: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerOptions:
+    """What is the same for all units of one worker.
+
+    Attributes:
+        files: Folder for logs, quantized weights and answers.
+        device: `cuda` or `cpu`.
+        threads: Threads of one CPU operation.
+        batch_size: Sequences in one forward pass, before a trial's `batch_scale`.
+    """
+
+    files: Path
+    device: str
+    threads: int
+    batch_size: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How one unit ended; its results are in the store already.
+
+    Attributes:
+        unit: The unit.
+        wall_s: Seconds it took.
+        state: The trial's state after the commit; None if somebody else owns the trial now.
+        failure: Why it failed; None if it was committed.
+        fresh_process: Whether the worker should be replaced by a new process.
+    """
+
+    unit: Unit
+    wall_s: float = 0.0
+    state: TrialState | None = None
+    failure: Failure | None = None
+    fresh_process: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Death:
+    """A worker whose process ended while it ran a unit.
+
+    Attributes:
+        reason: HOST_OOM if the machine ran out of memory, ERROR if the trial's code ended the
+            process, else LOST.
+        message: What is known about it, on one line.
+    """
+
+    reason: EndReason
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """One unit's end on one worker."""
+
+    worker: int
+    result: Outcome | Death
