@@ -1,0 +1,107 @@
+"""What can be named in a sweep file, and what planning must know of it. Nothing loads a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from functools import lru_cache
+from typing import Any
+
+from dllm_sweep import plugins
+from dllm_sweep.errors import UnknownName
+from dllm_sweep.spec import CalibrationSpec, ModelRef
+
+EXAMPLE_SCHEMES = (
+    ("w8a16", "8-bit weights, one scale per output channel"),
+    ("w4a16-g128", "4-bit weights, one scale per 128 inputs"),
+    ("w3a16-g128", "3-bit weights in groups of 128"),
+    ("w2a16-g64", "2-bit weights in groups of 64"),
+    ("w8a8", "8-bit weights, 8-bit inputs, one scale per token"),
+    ("w4a8-g128", "4-bit weights in groups of 128, 8-bit inputs"),
+    ("w4a4", "4-bit weights and inputs"),
+    ("w4a16-g128-sym", "the same with a symmetric grid, whatever the method's default"),
+)
+"""Schemes that the study uses; any other bit-widths and group sizes are legal too."""
+
+
+def names(kind: str) -> tuple[str, ...]:
+    """All names of one kind: model, method, task, calibration, masking, decoding algorithm."""
+    if kind == "model":
+        from dllm_sweep.models.locate import embedded_names
+
+        return embedded_names()
+    if kind == "task":
+        from dllm_sweep.evaluation.tasks import task_names
+
+        return tuple(task_names())
+    if kind in ("calibration", "masking"):
+        from dllm_sweep.calibration import sources
+
+        return tuple(sources.names() if kind == "calibration" else sources.MASKINGS)
+    return plugins.names(kind)
+
+
+def check_name(kind: str, name: str) -> None:
+    """Refuse a name that does not exist.
+
+    Raises:
+        UnknownName: With the nearest name that does.
+    """
+    if name not in names(kind):
+        raise UnknownName(kind, name, names(kind))
+
+
+@lru_cache
+def resolve_model(text: str) -> ModelRef:
+    """Find a checkpoint and its digest by embedded name, folder, or hub id with `@revision`.
+
+    Raises:
+        InputError: If there is no such model, or its folder cannot be used.
+    """
+    from dllm_sweep.models.locate import resolve_model as resolve
+
+    return resolve(text)
+
+
+def build_method(name: str, parameters: Mapping[str, Any]) -> Any:
+    """Build a method from its name or `file.py:Class` and the parameters that differ.
+
+    Raises:
+        UnknownName: If there is no such method or parameter.
+        InputError: If a parameter's value cannot be used.
+    """
+    from dllm_sweep.methods import build
+
+    return build(name, parameters)
+
+
+@lru_cache
+def resolve_calibration(spec: CalibrationSpec) -> CalibrationSpec:
+    """Find a calibration set and put the digest of its content into its spec.
+
+    Raises:
+        InputError: If there is no such set, or it cannot be read.
+    """
+    from dllm_sweep.calibration.sources import calibration_digest
+
+    return replace(spec, digest=calibration_digest(spec))
+
+
+def check_task(name: str) -> None:
+    """Refuse a name that is neither a task of the package nor one of lm-eval.
+
+    Raises:
+        UnknownName: With the nearest task of the package.
+        InputError: If lm-eval would have to be asked and is not installed.
+    """
+    if name not in names("task") and name not in _lm_eval_names():
+        raise UnknownName("task", name, (*names("task"), "any lm-eval task"))
+
+
+@lru_cache
+def _lm_eval_names() -> frozenset[str]:
+    try:
+        from lm_eval.tasks import TaskManager
+    except ImportError:
+        return frozenset()
+    return frozenset(TaskManager().all_tasks)

@@ -1,0 +1,107 @@
+"""What a trial will cost, from a small table: parameters x tokens x steps.
+
+These are estimates for ordering work and for telling a person minutes from hours, made before
+anything has run. What a unit really took is in the store (`unit.wall_s`).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from dllm_sweep.spec import DecodingSpec, ModelRef, TaskSpec, TrialSpec, Unit
+
+FLOP_PER_PARAMETER = 2
+"""A forward pass multiplies and adds each weight once for each token."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Machine:
+    """How fast one actor is.
+
+    Attributes:
+        flop_per_s: Sustained in forward passes of batched evaluation.
+        start_s: Seconds for loading a small model and starting a unit.
+        bytes_per_s: Reading weights from disk.
+    """
+
+    flop_per_s: float
+    start_s: float
+    bytes_per_s: float
+
+
+CPU = Machine(flop_per_s=4e10, start_s=2.0, bytes_per_s=1e9)
+"""One core with a small model: a third of the peak of an AVX2 core in float32."""
+GPU = Machine(flop_per_s=1.5e14, start_s=5.0, bytes_per_s=2e9)
+"""A data-centre GPU in bfloat16 at a third of its peak."""
+
+PROMPT_TOKENS = 128
+"""Tokens of a prompt or of a question with one answer, when the task is not known."""
+ANSWERS = 4
+"""Answers to a likelihood item."""
+ITEMS = 1000
+"""Items of a task without a limit."""
+SOLVER_PASSES = 8
+"""A method with calibration costs as much as this many forward passes over it."""
+UNKNOWN_PARAMETERS = 8e9
+"""LLaDA-8B and Dream-7B are what people sweep."""
+
+
+def machine_for(gpus: float | None) -> Machine:
+    """The machine that a trial with so many GPUs runs on; None asks this one."""
+    has_gpu = Path("/dev/nvidiactl").exists() if gpus is None else gpus > 0
+    return GPU if has_gpu else CPU
+
+
+def estimate_trial_s(trial: TrialSpec, parameters: float, machine: Machine) -> float:
+    """Estimate the wall time of a whole trial on one actor, in seconds."""
+    load_s = 2 * parameters / machine.bytes_per_s
+    return load_s + sum(estimate_unit_s(trial, unit, parameters, machine) for unit in trial.units())
+
+
+def estimate_unit_s(trial: TrialSpec, unit: Unit, parameters: float, machine: Machine) -> float:
+    """Estimate the wall time of one unit, in seconds."""
+    tokens = _tokens(trial, unit)
+    return machine.start_s + FLOP_PER_PARAMETER * parameters * tokens / machine.flop_per_s
+
+
+def _tokens(trial: TrialSpec, unit: Unit) -> float:
+    """Tokens that pass through the model in a unit."""
+    if unit.kind == "quantize":
+        text = trial.calibration
+        return 0 if text is None else SOLVER_PASSES * text.samples * text.length
+    if unit.kind == "outliers":
+        study = trial.protocol.outliers
+        return (
+            0 if study is None else study.text.samples * study.text.length * len(study.mask_ratios)
+        )
+    task = next(task for task in trial.protocol.tasks if task.name == unit.task)
+    return _task_tokens(task, trial.protocol.decoding)
+
+
+def _task_tokens(task: TaskSpec, decoding: DecodingSpec) -> float:
+    """The dearer of generating and of scoring: which of the two a task does is its own affair."""
+    generation = (PROMPT_TOKENS + decoding.gen_length) * decoding.steps
+    likelihood = PROMPT_TOKENS * ANSWERS * task.draws
+    return (task.limit or ITEMS) * max(generation, likelihood)
+
+
+def count_parameters(ref: ModelRef) -> float:
+    """Count a checkpoint's weights from the headers of its files, or guess by its name."""
+    from dllm_sweep.models.locate import embedded_names, locate
+
+    if ref.name in embedded_names() or Path(ref.name).is_dir():
+        files = locate(ref.name).folder.glob("*.safetensors")
+        return float(sum(_weights_in(file) for file in files))
+    billions = re.search(r"(\d+(?:\.\d+)?)[bB]\b", ref.name)
+    return float(billions[1]) * 1e9 if billions else UNKNOWN_PARAMETERS
+
+
+def _weights_in(path: Path) -> int:
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    header.pop("__metadata__", None)
+    return sum(math.prod(tensor["shape"]) for tensor in header.values())

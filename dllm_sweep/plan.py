@@ -1,0 +1,230 @@
+"""A sweep file becomes a plan: the grid of trials, each canonical, each once, each with a reason.
+
+Two points of the grid that mean the same work get the same spec and so the same key: axes that a
+method does not read are dropped, defaults are written out, lists are sorted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dllm_sweep import catalog, costs
+from dllm_sweep.records import PlannedTrial, TrialRow, TrialState
+from dllm_sweep.spec import (
+    FULL_PRECISION,
+    FULL_PRECISION_BITS,
+    FULL_PRECISION_METHOD,
+    ModelRef,
+    Parameters,
+    ProtocolSpec,
+    QuantScheme,
+    TrialSpec,
+)
+
+if TYPE_CHECKING:
+    from dllm_sweep.sweep_entries import CalibrationEntry, MethodEntry, ModelEntry
+    from dllm_sweep.sweep_file import Rule, SweepFile
+
+BASELINE_PRIORITY = 100
+"""Every other trial has priority 0: nothing can be ranked before its baseline is there."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """All trials of one sweep.
+
+    Attributes:
+        name: The sweep's name.
+        source: The sweep file's text.
+        trials: Baselines first, then in the order of the file.
+        merged: Labels of trials that the grid names more than once; each is planned once.
+        added: Labels of the baselines that the file does not name.
+    """
+
+    name: str
+    source: str
+    trials: tuple[PlannedTrial, ...]
+    merged: tuple[str, ...]
+    added: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Standing:
+    """One trial of a plan and what the store has of it.
+
+    Attributes:
+        trial: The trial.
+        status: `new`, `done`, `running`, `pending`, `failed`, `cancelled`, `pruned` or `skipped`.
+        reason: Why it is skipped, failed or waits; empty if there is nothing to say.
+        units_done: How many of its units are committed.
+    """
+
+    trial: PlannedTrial
+    status: str
+    reason: str = ""
+    units_done: int = 0
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One point of the grid, in the words of the file."""
+
+    model: ModelEntry
+    method: MethodEntry
+    scheme: str
+    calibration: CalibrationEntry
+    seed: int
+
+    @property
+    def names(self) -> dict[str, tuple[str, ...]]:
+        """What rules may call it, by axis."""
+        return {
+            "model": self.model.names,
+            "method": self.method.names,
+            "scheme": (self.scheme,),
+            "calibration": self.calibration.names,
+            "seed": (str(self.seed),),
+        }
+
+
+def make_plan(file: SweepFile) -> Plan:
+    """Plan a sweep: the same file gives the same plan, and equal work has one key everywhere."""
+    protocol = file.protocol
+    wanted = [_trial(point, file, protocol) for point in _points(file)]
+    bases = [_baseline(trial.spec) for trial in wanted if trial.skip_reason is None]
+    named = {trial.spec.key for trial in wanted if trial.spec.is_baseline}
+    baselines = _once(_planned(spec, file) for spec in bases)
+    others = _once(trial for trial in wanted if not trial.spec.is_baseline)
+    times = Counter(trial.spec.key for trial in wanted)
+    return Plan(
+        name=file.name,
+        source=file.text,
+        trials=(*baselines, *others),
+        merged=tuple(trial.label for trial in others if times[trial.spec.key] > 1),
+        added=tuple(trial.label for trial in baselines if trial.spec.key not in named),
+    )
+
+
+def standings(plan: Plan, rows: Sequence[TrialRow]) -> tuple[Standing, ...]:
+    """Say of each trial how it stands in the store; `rows` are the store's trials of the sweep."""
+    known = {row.key: row for row in rows}
+    return tuple(_standing(trial, known.get(trial.spec.key)) for trial in plan.trials)
+
+
+def _standing(trial: PlannedTrial, row: TrialRow | None) -> Standing:
+    if trial.skip_reason is not None:
+        return Standing(trial=trial, status="skipped", reason=trial.skip_reason)
+    if row is None:
+        return Standing(trial=trial, status="new")
+    words = {TrialState.SUCCEEDED: "done"}
+    status = words.get(row.state, str(row.state).lower())
+    return Standing(trial=trial, status=status, reason=row.reason, units_done=row.units_done)
+
+
+def _points(file: SweepFile) -> Iterator[_Point]:
+    """The grid after the rules; the baseline has one scheme, its own, whatever is listed."""
+    for model, method in product(file.models, file.methods):
+        baseline = method.name == FULL_PRECISION_METHOD
+        schemes = (str(FULL_PRECISION),) if baseline else file.schemes
+        for scheme, calibration, seed in product(schemes, file.calibration, file.seeds):
+            point = _Point(model, method, scheme, calibration, seed)
+            if _survives(point, file.include, file.exclude):
+                yield point
+
+
+def _survives(point: _Point, include: Sequence[Rule], exclude: Sequence[Rule]) -> bool:
+    names = point.names
+    kept = not include or any(rule.matches(names) for rule in include)
+    return kept and not any(rule.matches(names) for rule in exclude)
+
+
+def _trial(point: _Point, file: SweepFile, protocol: ProtocolSpec) -> PlannedTrial:
+    """The canonical trial of a point: nothing in its spec that does not change the work."""
+    location = point.method.location(file.folder)
+    method = catalog.build_method(location, point.method.parameters)
+    scheme = canonical_scheme(QuantScheme.parse(point.scheme), default=method.symmetric)
+    spec = TrialSpec(
+        model=point.model.ref(file.folder),
+        method=location,
+        method_version=method.version,
+        parameters=parameters_of(method),
+        scheme=scheme,
+        calibration=point.calibration.text(file.folder) if method.needs_calibration else None,
+        protocol=protocol,
+        seed=point.seed,
+    )
+    return _planned(spec, file, skip_reason=method.refusal(scheme))
+
+
+def _planned(spec: TrialSpec, file: SweepFile, skip_reason: str | None = None) -> PlannedTrial:
+    machine = costs.machine_for(file.resources.gpus)
+    cost_s = costs.estimate_trial_s(spec, costs.count_parameters(spec.model), machine)
+    return PlannedTrial(
+        spec=spec,
+        label=label_of(spec),
+        skip_reason=skip_reason,
+        estimated_s=round(cost_s, 1) if skip_reason is None else 0.0,
+        priority=BASELINE_PRIORITY if spec.is_baseline else 0,
+    )
+
+
+def _baseline(spec: TrialSpec) -> TrialSpec:
+    """The full-precision trial that `spec` is compared with."""
+    method = catalog.build_method(FULL_PRECISION_METHOD, {})
+    return replace(
+        spec,
+        method=FULL_PRECISION_METHOD,
+        method_version=method.version,
+        parameters=parameters_of(method),
+        scheme=FULL_PRECISION,
+        calibration=None,
+    )
+
+
+def _once(trials: Iterable[PlannedTrial]) -> tuple[PlannedTrial, ...]:
+    return tuple({trial.spec.key: trial for trial in trials}.values())
+
+
+def canonical_scheme(scheme: QuantScheme, *, default: bool) -> QuantScheme:
+    """Write out the weight grid; where weights are not quantized, it means nothing and goes.
+
+    Args:
+        scheme: As the user wrote it.
+        default: Whether the method's weight grid is symmetric where the scheme does not say.
+    """
+    if scheme.w_bits == FULL_PRECISION_BITS:
+        return replace(scheme, group_size=None, symmetric=None)
+    return scheme if scheme.symmetric is not None else replace(scheme, symmetric=default)
+
+
+def parameters_of(method: Any) -> Parameters:
+    """All parameters of a method's instance with their values, sorted by name."""
+    values = ((field.name, getattr(method, field.name)) for field in dataclasses.fields(method))
+    return tuple(sorted(values))
+
+
+def label_of(spec: TrialSpec) -> str:
+    """A short name of a trial for people: what is as by default is left out."""
+    model = _short_model(spec.model)
+    seed = f" seed{spec.seed}" if spec.seed else ""
+    if spec.is_baseline:
+        return f"{model} {spec.method}{seed}"
+    default = catalog.build_method(spec.method, {})
+    usual = dict(parameters_of(default))
+    options = ",".join(f"{k}={v}" for k, v in spec.parameters if usual[k] != v)
+    method = Path(spec.method).name + (f"({options})" if options else "")
+    as_usual = spec.scheme.symmetric == default.symmetric
+    scheme = replace(spec.scheme, symmetric=None) if as_usual else spec.scheme
+    calibration = "" if spec.calibration is None else f" {spec.calibration}"
+    return f"{model} {method} {scheme}{calibration}{seed}"
+
+
+def _short_model(ref: ModelRef) -> str:
+    name = Path(ref.name).name if Path(ref.name).is_absolute() else ref.name
+    return name if ref.revision is None else f"{name}@{ref.revision[:8]}"

@@ -1,0 +1,251 @@
+"""The entries of a sweep file: each knows how it is written and what it stands for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from dllm_sweep import catalog
+from dllm_sweep.errors import InputError
+from dllm_sweep.spec import CalibrationSpec, DecodingSpec, ModelRef, OutlierSpec, TaskSpec
+from dllm_sweep.sweep_problems import Finding, refuse, refusing
+
+Count = Annotated[int, Field(ge=1, le=10**9)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+class Entry(BaseModel):
+    """A mapping of the sweep file: nothing is converted, nothing unknown is let through."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class ModelEntry(Entry):
+    """A checkpoint: an embedded name, a folder, or a hub id."""
+
+    name: str
+    revision: str | None = None
+
+    @model_validator(mode="after")
+    def _exists(self, info: ValidationInfo) -> ModelEntry:
+        with refusing("name"):
+            self.ref(info.context["folder"])
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What rules may call it."""
+        return (self.name, self.name.partition("@")[0], self._as_written)
+
+    @property
+    def _as_written(self) -> str:
+        return self.name if self.revision is None else f"{self.name}@{self.revision}"
+
+    def ref(self, folder: Path) -> ModelRef:
+        """The checkpoint with its digest; a folder is looked for beside the sweep file.
+
+        Raises:
+            InputError: If there is no such model.
+        """
+        beside = (folder / self.name).resolve()
+        found = (beside / "config.json").is_file()
+        return catalog.resolve_model(str(beside) if found else self._as_written)
+
+
+class MethodEntry(Entry):
+    """A quantization method; every key but `name` is one of its parameters."""
+
+    model_config = ConfigDict(extra="allow")
+
+    name: str
+
+    @model_validator(mode="after")
+    def _exists(self, info: ValidationInfo) -> MethodEntry:
+        location = self.location(info.context["folder"])
+        with refusing("name"):
+            catalog.build_method(location, {})
+        refuse(_wrong_parameters(location, self.parameters))
+        with refusing():
+            catalog.build_method(location, self.parameters)
+        return self
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What rules may call it."""
+        return (self.name,)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """The parameters as written."""
+        return dict(self.model_extra or {})
+
+    def location(self, folder: Path) -> str:
+        """The name by which it loads; a user's file is looked for beside the sweep file."""
+        path, colon, attribute = self.name.rpartition(":")
+        return f"{(folder / path).resolve()}:{attribute}" if colon else self.name
+
+
+def _wrong_parameters(method: str, parameters: dict[str, Any]) -> list[Finding]:
+    wrong = []
+    for key, value in parameters.items():
+        try:
+            catalog.build_method(method, {key: value})
+        except InputError as error:
+            wrong.append(Finding((key,), str(error)))
+    return wrong
+
+
+class TextEntry(Entry):
+    """A choice of text: a set of the package, a local file or folder, or a hub data set."""
+
+    source: str = CalibrationSpec.source
+    samples: Count = CalibrationSpec.samples
+    length: Count = CalibrationSpec.length
+    seed: Seed = CalibrationSpec.seed
+    split: str = CalibrationSpec.split
+    subset: str | None = None
+    text_field: str = CalibrationSpec.text_field
+
+    @model_validator(mode="after")
+    def _exists(self, info: ValidationInfo) -> TextEntry:
+        with refusing("source"):
+            self.text(info.context["folder"])
+        return self
+
+    def text(self, folder: Path) -> CalibrationSpec:
+        """The text with its digest; a file is looked for beside the sweep file.
+
+        Raises:
+            InputError: If there is no such text.
+        """
+        beside = (folder / self.source).resolve()
+        known = self.source in catalog.names("calibration") or not beside.exists()
+        source = self.source if known else str(beside)
+        return catalog.resolve_calibration(replace(self._as_written(), source=source))
+
+    def _as_written(self) -> CalibrationSpec:
+        return CalibrationSpec(
+            source=self.source,
+            samples=self.samples,
+            length=self.length,
+            seed=self.seed,
+            split=self.split,
+            subset=self.subset,
+            text_field=self.text_field,
+        )
+
+
+class CalibrationEntry(TextEntry):
+    """One calibration set: text, and how it is masked."""
+
+    masking: str = CalibrationSpec.masking
+
+    @field_validator("masking")
+    @classmethod
+    def _masking_exists(cls, value: str) -> str:
+        with refusing():
+            catalog.check_name("masking", value)
+        return value
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What rules may call it."""
+        return (self.source, str(self._as_written()))
+
+    def _as_written(self) -> CalibrationSpec:
+        return replace(super()._as_written(), masking=self.masking)
+
+
+class OutliersEntry(TextEntry):
+    """What the outlier statistics are taken over."""
+
+    samples: Count = OutlierSpec().text.samples
+    mask_ratios: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=1)], ...], Strict(False), Field(min_length=1)
+    ] = OutlierSpec.mask_ratios
+    top: Count = OutlierSpec.top
+
+    def spec(self, folder: Path) -> OutlierSpec:
+        """What the statistics are taken over."""
+        ratios = tuple(sorted({float(ratio) for ratio in self.mask_ratios}))
+        return OutlierSpec(text=self.text(folder), mask_ratios=ratios, top=self.top)
+
+
+class TaskEntry(Entry):
+    """One task, with settings of its own where they differ from the file's."""
+
+    name: str
+    shots: Annotated[int, Field(ge=0, le=1000)] | None = None
+    limit: Count | None = None
+    draws: Count | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _exists(cls, value: str) -> str:
+        with refusing():
+            catalog.check_task(value)
+        return value
+
+    def spec(self, limit: int | None, draws: int) -> TaskSpec:
+        """The task with the file's `limit` and `draws` where it has none of its own."""
+        return TaskSpec(
+            name=self.name,
+            shots=self.shots,
+            limit=self.limit or limit,
+            draws=self.draws or draws,
+        )
+
+
+class DecodingEntry(Entry):
+    """How text is generated."""
+
+    gen_length: Count = DecodingSpec.gen_length
+    steps: Count = DecodingSpec.steps
+    block_length: Count = DecodingSpec.block_length
+    temperature: Annotated[float, Field(ge=0)] = DecodingSpec.temperature
+    algorithm: str = DecodingSpec.algorithm
+
+    @field_validator("algorithm")
+    @classmethod
+    def _exists(cls, value: str) -> str:
+        with refusing():
+            catalog.check_name("decoding algorithm", value)
+        return value
+
+    @model_validator(mode="after")
+    def _blocks_fit(self) -> DecodingEntry:
+        blocks, rest = divmod(self.gen_length, self.block_length)
+        if rest:
+            fault = f"{self.gen_length} is not a multiple of block_length {self.block_length}"
+            refuse([Finding(("gen_length",), fault)])
+        if self.steps % blocks:
+            fault = (
+                f"{self.steps} cannot be shared equally by the {blocks} blocks of"
+                f" gen_length / block_length: write a multiple of {blocks}"
+            )
+            refuse([Finding(("steps",), fault)])
+        return self
+
+    def spec(self) -> DecodingSpec:
+        """The frozen value."""
+        return DecodingSpec(**self.model_dump() | {"temperature": float(self.temperature)})
+
+
+class Resources(Entry):
+    """What one trial gets; what is not written is decided when the sweep runs."""
+
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    cpus: Annotated[float, Field(gt=0)] | None = None
+    memory_gib: Annotated[float, Field(gt=0)] | None = None
+    batch_size: Count | None = None

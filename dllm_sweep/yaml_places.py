@@ -1,0 +1,124 @@
+"""Read YAML and remember where everything stands, so that a problem can name its line.
+
+Stricter than YAML in one way (a key written twice is a problem, not a silent override) and
+kinder in another (`1e-2` is a number, as people expect).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import yaml
+
+Place = tuple[str | int, ...]
+"""Keys and indices from the top of a document down to a value."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """What a YAML text says, and the line of every value.
+
+    Attributes:
+        data: Plain Python values.
+        lines: Line of each place, counted from 1; a mapping's entry stands where its key does.
+    """
+
+    data: Any
+    lines: dict[Place, int]
+
+    def line(self, place: Place) -> int | None:
+        """The line of `place`, or of the nearest place around it that the text has."""
+        while place not in self.lines and place:
+            place = place[:-1]
+        return self.lines.get(place)
+
+
+class YamlProblems(Exception):
+    """A text that is not YAML, or says the same thing twice: one line for each problem."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        self.problems = tuple(problems)
+        super().__init__("\n".join(problems))
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader that also reads numbers such as 1e-2, which YAML 1.1 takes for text."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"[-+]?(?:\d+(?:\.\d*)?|\.\d+)[eE][-+]?\d+$"),
+    list("-+.0123456789"),
+)
+
+
+def load(text: str) -> Document:
+    """Read one YAML document.
+
+    Raises:
+        YamlProblems: If the text is not one YAML document or repeats a key.
+    """
+    loader = _Loader(text)
+    try:
+        root = loader.get_single_node()
+        if root is None:
+            return Document(None, {})
+        nodes = dict(_walk(root, (), set()))
+        repeated = [line for node in nodes.values() for line in _repeated_keys(node)]
+        if repeated:
+            raise YamlProblems(repeated)
+        return Document(loader.construct_document(root), _lines(root))
+    except yaml.YAMLError as error:
+        raise YamlProblems([_explain(error)]) from error
+    finally:
+        loader.dispose()
+
+
+def _walk(node: yaml.Node, place: Place, seen: set[int]) -> Iterator[tuple[Place, yaml.Node]]:
+    """All nodes from `node` down with their places; what an alias repeats comes once."""
+    if id(node) in seen:
+        return
+    seen.add(id(node))
+    yield place, node
+    for key, child in _children(node):
+        yield from _walk(child, (*place, key), seen)
+
+
+def _children(node: yaml.Node) -> list[tuple[str | int, yaml.Node]]:
+    if isinstance(node, yaml.SequenceNode):
+        return list(enumerate(node.value))
+    if isinstance(node, yaml.MappingNode):
+        return [(str(key.value), value) for key, value in node.value]
+    return []
+
+
+def _lines(root: yaml.Node) -> dict[Place, int]:
+    lines = {place: node.start_mark.line + 1 for place, node in _walk(root, (), set())}
+    for place, node in _walk(root, (), set()):
+        if isinstance(node, yaml.MappingNode):
+            keys = {(*place, str(key.value)): key.start_mark.line + 1 for key, _ in node.value}
+            lines.update(keys)
+    return lines
+
+
+def _repeated_keys(node: yaml.Node) -> Iterator[str]:
+    if not isinstance(node, yaml.MappingNode):
+        return
+    first: dict[str, int] = {}
+    for key, _ in node.value:
+        line = key.start_mark.line + 1
+        name = str(key.value)
+        if name in first and name != "<<":
+            yield f"line {line}: key {name!r} is written twice (first in line {first[name]})"
+        first.setdefault(name, line)
+
+
+def _explain(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    what = getattr(error, "problem", None) or " ".join(str(error).split())
+    if mark is None:
+        return f"not YAML: {what}"
+    return f"line {mark.line + 1}, column {mark.column + 1}: not YAML: {what}"
