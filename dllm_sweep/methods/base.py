@@ -15,6 +15,10 @@ ProgressCallback = Callable[[int, int], None]
 """Called with (blocks done, blocks in all)."""
 
 
+def no_progress(done: int, total: int) -> None:
+    """Report nothing: the default of `progress`."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuantizationReport:
     """What was really quantized, module by module."""
@@ -52,7 +56,7 @@ class Method(Protocol):
         calibration: Sequence[CalibrationBatch],
         *,
         seed: int = 0,
-        progress: ProgressCallback = ...,
+        progress: ProgressCallback = no_progress,
     ) -> QuantizationReport:
         """Quantize `model` in place.
 

@@ -64,6 +64,7 @@ class DiffusionModel:
         tokenizer: A transformers tokenizer.
         special: Mask, end and padding ids.
         max_length: Longest sequence in tokens.
+        quantization_report: What `dllm_sweep.quantize` did to it; None in full precision.
     """
 
     def __init__(
@@ -78,6 +79,7 @@ class DiffusionModel:
     ) -> None:
         self.name, self.host, self.family = name, host, family
         self.tokenizer, self.special, self.max_length = tokenizer, special, max_length
+        self.quantization_report: Any = None
 
     @property
     def device(self) -> torch.device:

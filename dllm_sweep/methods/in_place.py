@@ -1,0 +1,81 @@
+"""Quantizing a loaded model in one call, for notebooks and scripts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dllm_sweep.calibration.batch import CalibrationBatch
+from dllm_sweep.errors import InputError, QuantizationError
+from dllm_sweep.methods.parameters import build
+from dllm_sweep.models.base import DiffusionModel
+from dllm_sweep.spec import CalibrationSpec, QuantScheme
+
+Calibration = CalibrationSpec | Sequence[CalibrationBatch] | Sequence[Sequence[int]] | Tensor
+"""A specification, batches, or token ids (N, L) without padding."""
+
+_BATCH_SIZE = 8
+
+
+def quantize(
+    model: DiffusionModel,
+    *,
+    method: str = "rtn",
+    scheme: str | QuantScheme = "w4a16-g128",
+    calibration: Calibration | None = None,
+    seed: int = 0,
+    **parameters: Any,
+) -> DiffusionModel:
+    """Quantize a model in place.
+
+    Args:
+        model: What `load_model` returned, in full precision.
+        method: Name of a method, or `path/to/file.py:Class`.
+        scheme: Bit-widths and grids, such as `w4a16-g128`.
+        calibration: What the method sees; None is the package's own text, 128 sequences of 128.
+        seed: Seed of the method's own random choices.
+        parameters: The method's parameters.
+
+    Returns:
+        The same model; its `quantization_report` says what was really quantized.
+
+    Raises:
+        InputError: If the method cannot do this scheme, or a name or a value is wrong.
+        QuantizationError: If a module pattern matches nothing or a size does not fit.
+    """
+    chosen = build(method, parameters)
+    target = QuantScheme.parse(scheme) if isinstance(scheme, str) else scheme
+    refusal = chosen.refusal(target)
+    if refusal is not None:
+        raise InputError(f"method {method!r}: {refusal}")
+    if model.quantization_report is not None:
+        raise QuantizationError(
+            f"{model.name} is quantized already; load the model again before quantizing it"
+        )
+    batches = calibration_batches(model, calibration) if chosen.needs_calibration else ()
+    model.quantization_report = chosen.quantize(model, target, batches, seed=seed)
+    return model
+
+
+def calibration_batches(
+    model: DiffusionModel, calibration: Calibration | None
+) -> tuple[CalibrationBatch, ...]:
+    """Turn any form of calibration into batches.
+
+    Raises:
+        CalibrationError: If a text set cannot be read or is too small.
+    """
+    if calibration is None or isinstance(calibration, CalibrationSpec):
+        from dllm_sweep.calibration import load
+
+        return load(calibration or CalibrationSpec(), model, batch_size=_BATCH_SIZE)
+    if not isinstance(calibration, Tensor) and isinstance(calibration[0], CalibrationBatch):
+        return tuple(calibration)
+    ids = torch.as_tensor(calibration, dtype=torch.int64)
+    return tuple(
+        CalibrationBatch(input_ids=part, attention_mask=None, masked=part == model.special.mask_id)
+        for part in ids.split(_BATCH_SIZE)
+    )

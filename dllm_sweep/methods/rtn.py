@@ -1,0 +1,167 @@
+"""Round to nearest: each weight goes to the nearest point of its grid, without any data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from dllm_sweep.calibration.batch import CalibrationBatch
+from dllm_sweep.errors import QuantizationError
+from dllm_sweep.methods.base import ProgressCallback, QuantizationReport, no_progress
+from dllm_sweep.methods.parameters import Patterns, require
+from dllm_sweep.models.base import DiffusionModel
+from dllm_sweep.quant.affine import (
+    AffineGrid,
+    GridFamily,
+    fake_quantize,
+    fit_grid,
+    grouped,
+    storage_bits,
+    weight_family,
+)
+from dllm_sweep.quant.apply import module_row, quantized_linear, replace, select, unsupported
+from dllm_sweep.quant.linear import ActivationQuantization
+from dllm_sweep.records import ModuleRow
+from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class RtnResult:
+    """A rounded weight.
+
+    Attributes:
+        dequantized: (outputs, inputs), float32.
+        grid: One grid for each output channel and group; scales (outputs, groups, 1), or
+            (1, 1, 1) for a single grid.
+    """
+
+    dequantized: Tensor
+    grid: AffineGrid
+
+
+def quantize_weight(
+    weight: Tensor,
+    *,
+    bits: int,
+    group_size: int | None = None,
+    family: GridFamily = GridFamily.ASYMMETRIC,
+    per_tensor: bool = False,
+    mse_clip: bool = False,
+) -> RtnResult:
+    """Round a weight to nearest.
+
+    Args:
+        weight: (outputs, inputs), any floating-point type; computed in float32.
+        bits: 2 to 8.
+        group_size: Contiguous inputs that share a grid; None is one grid per output channel.
+        family: How a range becomes a grid; GPTQ's "sym" is `symmetric_shifted`.
+        per_tensor: One grid for the whole weight; excludes `group_size`.
+        mse_clip: Search each grid's range for the least error of norm 2.4.
+
+    Raises:
+        QuantizationError: If the group size does not divide the number of inputs.
+    """
+    rows = grouped(weight.detach().float(), group_size)
+    values = rows.reshape(1, 1, -1) if per_tensor else rows
+    grid = fit_grid(values, bits=bits, family=family, mse_clip=mse_clip)
+    return RtnResult(dequantized=fake_quantize(rows, grid).reshape(weight.shape), grid=grid)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rtn:
+    """Round to nearest.
+
+    Attributes:
+        per_tensor: One grid for the whole weight instead of one per output channel.
+        mse_clip: Search each grid's range for the least error.
+        activation_symmetric: Whether the activation grid is symmetric.
+        activation_clip: Share of a token's range that its grid spans, in (0, 1].
+        modules: Which linears are quantized.
+        skip_modules: Which of them are left out.
+    """
+
+    version: ClassVar[int] = 1
+    needs_calibration: ClassVar[bool] = False
+    symmetric: ClassVar[bool] = False
+
+    per_tensor: bool = False
+    mse_clip: bool = False
+    activation_symmetric: bool = True
+    activation_clip: float = 1.0
+    modules: Patterns = ("*",)
+    skip_modules: Patterns = ()
+
+    def __post_init__(self) -> None:
+        require(0 < self.activation_clip <= 1, "activation_clip", self.activation_clip, "(0, 1]")
+
+    def refusal(self, scheme: QuantScheme) -> str | None:
+        """Refuse full precision, attention operands, and groups within a single grid."""
+        if self.per_tensor and scheme.group_size is not None:
+            return "per_tensor and a group size exclude each other"
+        return unsupported("rtn", scheme)
+
+    def quantize(
+        self,
+        model: DiffusionModel,
+        scheme: QuantScheme,
+        calibration: Sequence[CalibrationBatch],
+        *,
+        seed: int = 0,
+        progress: ProgressCallback = no_progress,
+    ) -> QuantizationReport:
+        """Quantize `model` in place; `calibration` and `seed` are not used."""
+        linears = model.linears()
+        chosen = select(linears, self.modules, self.skip_modules)
+        rows = []
+        for index in range(len(model.blocks)):
+            prefix = f"{model.block_name(index)}."
+            names = [name for name in chosen if name.startswith(prefix)]
+            rows += [self._quantize_linear(model, name, scheme) for name in names]
+            progress(index + 1, len(model.blocks))
+        return QuantizationReport(modules=tuple(rows))
+
+    def _quantize_linear(self, model: DiffusionModel, name: str, scheme: QuantScheme) -> ModuleRow:
+        original = model.host.get_submodule(name)
+        symmetric = self.symmetric if scheme.symmetric is None else scheme.symmetric
+        dequantized, bits = self._rounded(name, original.weight, scheme, symmetric)
+        row = module_row(
+            name, original.weight, dequantized, scheme=scheme, symmetric=symmetric, bits=bits
+        )
+        activation = ActivationQuantization(
+            bits=scheme.a_bits,
+            symmetric=self.activation_symmetric,
+            clip_ratio=self.activation_clip,
+        )
+        replace(model.host, name, quantized_linear(original, dequantized, activation))
+        return row
+
+    def _rounded(
+        self, name: str, weight: Tensor, scheme: QuantScheme, symmetric: bool
+    ) -> tuple[Tensor, int]:
+        if scheme.w_bits == FULL_PRECISION_BITS:
+            return weight.detach(), weight.numel() * FULL_PRECISION_BITS
+        family = weight_family(symmetric)
+        try:
+            result = quantize_weight(
+                weight,
+                bits=scheme.w_bits,
+                group_size=scheme.group_size,
+                family=family,
+                per_tensor=self.per_tensor,
+                mse_clip=self.mse_clip,
+            )
+        except QuantizationError as error:
+            raise QuantizationError(f"{name}: {error}") from error
+        bits = storage_bits(
+            weights=weight.numel(),
+            bits=scheme.w_bits,
+            grids=result.grid.scale.numel(),
+            family=family,
+        )
+        return result.dequantized, bits
+
+
+PLUGIN = Rtn

@@ -1,0 +1,1 @@
+"""The maths and the machinery that all quantization methods share."""

@@ -1,0 +1,138 @@
+"""Which linears are quantized, and putting the quantized ones in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from fnmatch import fnmatchcase
+
+import torch
+from torch import Tensor, nn
+
+from dllm_sweep.errors import QuantizationError
+from dllm_sweep.quant.linear import ActivationQuantization, QuantLinear
+from dllm_sweep.records import ModuleRow
+from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
+
+_NAMES_SHOWN = 8
+
+
+def select(
+    linears: Mapping[str, nn.Module], modules: Iterable[str], skip_modules: Iterable[str]
+) -> tuple[str, ...]:
+    """Choose the linears to quantize by shell patterns over their full names.
+
+    Args:
+        linears: All candidates by full name, in depth order.
+        modules: A linear is chosen if one of these patterns matches, such as `*.mlp.*`.
+        skip_modules: A chosen linear is left out if one of these patterns matches.
+
+    Returns:
+        The chosen names, in the order of `linears`.
+
+    Raises:
+        QuantizationError: If a pattern matches nothing, or nothing is left, or a chosen linear
+            has been quantized before.
+    """
+    modules, skip_modules = tuple(modules), tuple(skip_modules)
+    for pattern in (*modules, *skip_modules):
+        if not any(fnmatchcase(name, pattern) for name in linears):
+            raise QuantizationError(
+                f"the module pattern {pattern!r} matches no linear; there are: {_some(linears)}"
+            )
+    chosen = tuple(
+        name for name in linears if _matches(name, modules) and not _matches(name, skip_modules)
+    )
+    if not chosen:
+        raise QuantizationError("the patterns modules and skip_modules together leave no linear")
+    _refuse_quantized(linears, chosen)
+    return chosen
+
+
+def unsupported(method: str, scheme: QuantScheme) -> str | None:
+    """Say what of `scheme` no weight-and-activation method can do, or None if it can be done."""
+    if scheme.kv_bits < FULL_PRECISION_BITS:
+        return f"quantized keys and values (kv{scheme.kv_bits}) are not supported yet by {method}"
+    if scheme.qkv:
+        return f"quantized queries, keys and values (-qkv) are not supported yet by {method}"
+    if scheme.is_full_precision:
+        return f"{scheme} quantizes nothing; the full-precision method is fp"
+    if scheme.w_bits == FULL_PRECISION_BITS and scheme.group_size is not None:
+        return f"{scheme}: a group size needs quantized weights"
+    return None
+
+
+def replace(host: nn.Module, name: str, module: nn.Module) -> None:
+    """Put `module` where the submodule with the full name `name` is."""
+    parent, _, child = name.rpartition(".")
+    setattr(host.get_submodule(parent), child, module)
+
+
+def quantized_linear(
+    original: nn.Module, dequantized: Tensor, activation: ActivationQuantization
+) -> QuantLinear:
+    """Build the layer that replaces `original`, in its dtype and on its device.
+
+    Args:
+        original: An `nn.Linear`; its weight is not changed, its bias is shared.
+        dequantized: (outputs, inputs), the rounded weight in any floating-point type.
+        activation: How the input is rounded.
+    """
+    weight = dequantized.to(device=original.weight.device, dtype=original.weight.dtype)
+    bias = None if original.bias is None else original.bias.detach()
+    return QuantLinear(weight, bias, activation)
+
+
+def module_row(
+    name: str,
+    original: Tensor,
+    dequantized: Tensor,
+    *,
+    scheme: QuantScheme,
+    symmetric: bool,
+    bits: int,
+) -> ModuleRow:
+    """Record one quantized linear.
+
+    Args:
+        name: Full name of the linear.
+        original: (outputs, inputs), the weight before.
+        dequantized: (outputs, inputs), the weight after.
+        scheme: Bit-widths and group size.
+        symmetric: The grid that was used.
+        bits: Total bits of the weights with their scales and zero points.
+
+    Raises:
+        QuantizationError: If the new weight holds a NaN or an infinity.
+    """
+    before, after = original.detach().float(), dequantized.float()
+    if not torch.isfinite(after).all():
+        raise QuantizationError(f"{name}: its quantized weight is not finite")
+    error = (after - before).norm() / before.norm().clamp(min=torch.finfo(torch.float32).tiny)
+    return ModuleRow(
+        module=name,
+        w_bits=scheme.w_bits,
+        a_bits=scheme.a_bits,
+        group_size=None if scheme.w_bits == FULL_PRECISION_BITS else scheme.group_size,
+        symmetric=symmetric,
+        weights=before.numel(),
+        bits=float(bits),
+        relative_error=error.item(),
+    )
+
+
+def _matches(name: str, patterns: tuple[str, ...]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _some(linears: Mapping[str, nn.Module]) -> str:
+    names = list(linears)
+    tail = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
+    return ", ".join(names[:_NAMES_SHOWN]) + tail
+
+
+def _refuse_quantized(linears: Mapping[str, nn.Module], chosen: tuple[str, ...]) -> None:
+    for name in chosen:
+        if isinstance(linears[name], QuantLinear):
+            raise QuantizationError(
+                f"{name} is quantized already; load the model again before quantizing it"
+            )

@@ -1,0 +1,154 @@
+"""Running a model block by block on stored hidden states, and looking at its linears' inputs.
+
+The first block's inputs and the keyword arguments of its call are taken from a real forward pass:
+a block that is called on its own with arguments made up by the caller may attend causally, or
+without the padding mask, and so compute another function than the model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from dllm_sweep.models.base import DiffusionModel
+
+
+class TokenBatch(Protocol):
+    """The part of a calibration batch that running a model needs."""
+
+    @property
+    def input_ids(self) -> Tensor:
+        """(B, L) int64."""
+
+    @property
+    def attention_mask(self) -> Tensor | None:
+        """(B, L) int64, 0 for padding; None if every position is a token."""
+
+
+Visit = Callable[[str, Tensor, int], None]
+"""Called with (name of the linear, its input (B, L, n), index of the batch)."""
+
+
+@dataclass(kw_only=True)
+class BlockInputs:
+    """What the next block is called with, for every calibration batch.
+
+    Attributes:
+        hidden: (B, L, d) for each batch; replaced, never changed in place.
+        keywords: Keyword arguments of the block for each batch.
+        tokens: (B, L) bool for each batch, False for padding; None if there is no padding.
+    """
+
+    hidden: list[Tensor]
+    keywords: list[dict[str, Any]]
+    tokens: list[Tensor | None]
+
+    def advance(self, block: nn.Module) -> None:
+        """Replace the stored hidden states by the outputs of `block`."""
+        for index in range(len(self.hidden)):
+            self.hidden[index] = run_block(block, self.hidden[index], self.keywords[index])
+
+
+class _FirstBlockReached(Exception):
+    pass
+
+
+@torch.no_grad()
+def capture_first_block(model: DiffusionModel, batches: Sequence[TokenBatch]) -> BlockInputs:
+    """Record what the first block is called with when the model sees each batch."""
+    seen: list[tuple[Tensor, dict[str, Any]]] = []
+
+    def record(module: nn.Module, args: tuple[Tensor, ...], keywords: dict[str, Any]) -> None:
+        hidden = args[0] if args else keywords["hidden_states"]
+        seen.append((hidden, {k: v for k, v in keywords.items() if k != "hidden_states"}))
+        raise _FirstBlockReached
+
+    hook = model.blocks[0].register_forward_pre_hook(record, with_kwargs=True)
+    try:
+        with evaluating(model.host):
+            for batch in batches:
+                _forward_to_first_block(model, batch)
+    finally:
+        hook.remove()
+    return BlockInputs(
+        hidden=[hidden for hidden, _ in seen],
+        keywords=[keywords for _, keywords in seen],
+        tokens=[_tokens(batch, model.device) for batch in batches],
+    )
+
+
+@torch.no_grad()
+def run_block(block: nn.Module, hidden: Tensor, keywords: dict[str, Any]) -> Tensor:
+    """Give the output (B, L, d) of one block for the hidden states (B, L, d)."""
+    out = block(hidden, **keywords)
+    return out[0] if isinstance(out, tuple) else out
+
+
+def visit_inputs(block: nn.Module, names: Iterable[str], inputs: BlockInputs, visit: Visit) -> None:
+    """Run a block on all stored inputs and show what its linears read.
+
+    Args:
+        block: The block; the stored hidden states stay as they are.
+        names: Linears whose input is shown, by name within the block.
+        inputs: What the block is called with.
+        visit: Called for every linear and batch, in the order of the forward pass.
+    """
+    for index, hidden in enumerate(inputs.hidden):
+        with watching(block, names, lambda name, x, index=index: visit(name, x, index)):
+            run_block(block, hidden, inputs.keywords[index])
+
+
+@contextmanager
+def watching(
+    module: nn.Module, names: Iterable[str], see: Callable[[str, Tensor], None]
+) -> Iterator[None]:
+    """Call `see(name, input)` whenever one of the named submodules is about to run."""
+
+    def hook_for(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], None]:
+        return lambda _, args: see(name, args[0].detach())
+
+    hooks = [module.get_submodule(n).register_forward_pre_hook(hook_for(n)) for n in names]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+@contextmanager
+def evaluating(host: nn.Module) -> Iterator[None]:
+    """Switch dropout and the like off, and back afterwards."""
+    training = host.training
+    host.eval()
+    try:
+        yield
+    finally:
+        host.train(training)
+
+
+def without_padding(activations: Tensor, tokens: Tensor | None) -> Tensor:
+    """Flatten (B, L, n) to (tokens, n) and leave padding out; `tokens` is (B, L) bool or None."""
+    if tokens is None:
+        return activations.flatten(0, -2)
+    return activations[tokens]
+
+
+def _forward_to_first_block(model: DiffusionModel, batch: TokenBatch) -> None:
+    mask = batch.attention_mask
+    try:
+        model.host(
+            input_ids=batch.input_ids.to(model.device),
+            attention_mask=None if mask is None else mask.to(model.device),
+            use_cache=False,
+        )
+    except _FirstBlockReached:
+        return
+
+
+def _tokens(batch: TokenBatch, device: torch.device) -> Tensor | None:
+    return None if batch.attention_mask is None else batch.attention_mask.to(device).bool()

@@ -1,0 +1,69 @@
+"""A linear layer with rounded weights that also rounds its input: simulated quantization."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn.functional import linear
+
+from dllm_sweep.kernels.fake_quantize_tokens import fake_quantize_tokens
+from dllm_sweep.spec import FULL_PRECISION_BITS
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActivationQuantization:
+    """How the input of a linear is rounded, dynamically for each token.
+
+    Attributes:
+        bits: 2 to 8; 16 leaves the input as it is.
+        symmetric: Whether the grid is symmetric around zero.
+        clip_ratio: Share of the token's range that the grid spans, in (0, 1].
+    """
+
+    bits: int = FULL_PRECISION_BITS
+    symmetric: bool = True
+    clip_ratio: float = 1.0
+
+
+class QuantLinear(nn.Module):
+    """Stands in for an `nn.Linear` whose weight has been rounded.
+
+    The weight holds the dequantized values in the model's dtype; with 16-bit activations the
+    result is bit for bit that of an `nn.Linear` with this weight.
+
+    Args:
+        weight: (outputs, inputs), dequantized; kept as it is, not copied.
+        bias: (outputs,), or None.
+        activation: How the input is rounded.
+    """
+
+    def __init__(
+        self,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        activation: ActivationQuantization | None = None,
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.activation = activation or ActivationQuantization()
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        if self.activation.bits < FULL_PRECISION_BITS:
+            activations = fake_quantize_tokens(
+                activations,
+                bits=self.activation.bits,
+                symmetric=self.activation.symmetric,
+                clip_ratio=self.activation.clip_ratio,
+            )
+        return linear(activations, self.weight, self.bias)
+
+    def extra_repr(self) -> str:
+        """Show the sizes and the activation bits in the module's text."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features},"
+            f" a_bits={self.activation.bits}"
+        )
