@@ -1,0 +1,236 @@
+"""Attempts: claiming a trial, ending the attempt, and the user's verbs that reach into both."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from dllm_sweep.db.history import end_attempts, move
+from dllm_sweep.db.schema import ArtifactRow, Attempt, FailureRow, Sweep, Trial, UnitRow, db_now
+from dllm_sweep.db.transitions import (
+    Actor,
+    RetryPolicy,
+    Standing,
+    after,
+    reason_text,
+    sources,
+)
+from dllm_sweep.errors import InputError
+from dllm_sweep.records import (
+    Artifact,
+    Claim,
+    EndReason,
+    Failure,
+    HostInfo,
+    Lease,
+    TrialState,
+)
+from dllm_sweep.spec import TrialSpec, from_json
+
+
+def claim(
+    connection: Connection, lease: Lease, trial_id: int, claim_id: str, host: HostInfo
+) -> Claim | None:
+    """Take a PENDING trial for one attempt; None if it cannot be taken (any more)."""
+    this = sa.and_(Trial.id == trial_id, Trial.sweep_id == lease.sweep_id)
+    if _is_mine(connection, lease, trial_id, claim_id):
+        return _claim_of(connection, trial_id, claim_id)
+    paused = sa.exists().where(Sweep.id == Trial.sweep_id, Sweep.paused)
+    taken = move(
+        connection,
+        sa.and_(this, Trial.not_before_s <= db_now(), ~paused),
+        TrialState.PENDING,
+        TrialState.RUNNING,
+        Actor.CONTROLLER,
+        "",
+        attempt=Trial.attempt + 1,
+        claim_id=claim_id,
+        epoch=lease.epoch,
+        beat_s=db_now(),
+    )
+    if not taken:
+        return None
+    _put_attempt(connection, trial_id, host)
+    return _claim_of(connection, trial_id, claim_id)
+
+
+def end(
+    connection: Connection,
+    owned: Claim,
+    failure: Failure,
+    log_path: str | None,
+    policy: RetryPolicy,
+) -> TrialState:
+    """End an attempt without success; the trial is requeued or fails."""
+    this = Trial.id == owned.trial_id
+    trial = connection.execute(sa.select(Trial.__table__).where(this)).one()
+    before = Standing(failures=trial.failures, losses=trial.losses, batch_scale=trial.batch_scale)
+    standing = after(failure.reason, failure.retryable, before, policy)
+    _put_failure(connection, owned, failure)
+    end_attempts(connection, this, failure.reason)
+    _set_log(connection, owned, log_path)
+    move(
+        connection,
+        this,
+        TrialState.RUNNING,
+        standing.state,
+        Actor.OWNER,
+        reason_text(failure),
+        failures=standing.failures,
+        losses=standing.losses,
+        batch_scale=standing.batch_scale,
+        not_before_s=db_now() + standing.delay_s,
+    )
+    return standing.state
+
+
+def ended_before(connection: Connection, owned: Claim, failure: Failure) -> TrialState | None:
+    """The trial's state if this attempt has been ended for this very reason before."""
+    query = (
+        sa.select(Trial.state)
+        .join(Attempt, (Attempt.trial_id == Trial.id) & (Attempt.attempt == Trial.attempt))
+        .join(
+            FailureRow,
+            (FailureRow.trial_id == Trial.id) & (FailureRow.attempt == Trial.attempt),
+        )
+        .where(Trial.id == owned.trial_id, Trial.attempt == owned.attempt)
+        .where(Attempt.claim_id == owned.claim_id, Attempt.end_reason == failure.reason)
+    )
+    state = connection.scalar(query)
+    return None if state is None else TrialState(state)
+
+
+def retry(
+    connection: Connection,
+    sweep_id: int,
+    states: Sequence[TrialState],
+    reasons: Sequence[str],
+    keys: Sequence[str],
+) -> int:
+    """Put trials back to PENDING with fresh budgets; returns how many."""
+    refuse_illegal_retry(states)
+    chosen = sa.and_(Trial.sweep_id == sweep_id, _has_key(keys), _ended_for(reasons))
+    fresh: dict[str, Any] = {"failures": 0, "losses": 0, "batch_scale": 1.0, "not_before_s": 0.0}
+    return sum(
+        move(
+            connection, chosen, state, TrialState.PENDING, Actor.USER, "", finished_s=None, **fresh
+        )
+        for state in dict.fromkeys(states)
+    )
+
+
+def cancel(connection: Connection, sweep_id: int, keys: Sequence[str]) -> int:
+    """Cancel PENDING and RUNNING trials; returns how many."""
+    chosen = sa.and_(Trial.sweep_id == sweep_id, _has_key(keys))
+    end_attempts(connection, chosen, EndReason.ABORTED)
+    return sum(
+        move(connection, chosen, state, TrialState.CANCELLED, Actor.USER, "cancelled by the user")
+        for state in sources(TrialState.CANCELLED, Actor.USER)
+    )
+
+
+def refuse_illegal_retry(states: Sequence[TrialState]) -> None:
+    """Refuse to retry trials that are not over or that succeeded.
+
+    Raises:
+        InputError: If one of `states` may not go back to PENDING.
+    """
+    legal = sources(TrialState.PENDING, Actor.USER)
+    wrong = [state for state in states if state not in legal]
+    if wrong:
+        listed = ", ".join(legal)
+        raise InputError(f"trials that are {wrong[0]} cannot be retried, only those {listed}")
+
+
+def _is_mine(connection: Connection, lease: Lease, trial_id: int, claim_id: str) -> bool:
+    query = sa.select(Trial.id).where(
+        Trial.id == trial_id,
+        Trial.sweep_id == lease.sweep_id,
+        Trial.state == TrialState.RUNNING,
+        Trial.claim_id == claim_id,
+        Trial.epoch == lease.epoch,
+    )
+    return connection.scalar(query) is not None
+
+
+def _claim_of(connection: Connection, trial_id: int, claim_id: str) -> Claim:
+    trial = connection.execute(sa.select(Trial.__table__).where(Trial.id == trial_id)).one()
+    done = connection.scalars(
+        sa.select(UnitRow.unit_key)
+        .where(UnitRow.trial_id == trial_id, UnitRow.generation == trial.generation)
+        .where(UnitRow.state == "DONE")
+        .order_by(UnitRow.position)
+    )
+    return Claim(
+        trial_id=trial_id,
+        trial_key=trial.trial_key,
+        attempt=trial.attempt,
+        epoch=trial.epoch,
+        claim_id=claim_id,
+        trial=from_json(TrialSpec, trial.spec),
+        done=tuple(done),
+        weights=_weights_of(connection, trial),
+        batch_scale=trial.batch_scale,
+    )
+
+
+def _weights_of(connection: Connection, trial: Row[Any]) -> Artifact | None:
+    row = connection.execute(
+        sa.select(ArtifactRow.kind, ArtifactRow.path, ArtifactRow.sha256, ArtifactRow.bytes)
+        .where(ArtifactRow.trial_id == trial.id, ArtifactRow.generation == trial.generation)
+        .where(ArtifactRow.kind == "weights")
+    ).first()
+    return None if row is None else Artifact(**row._mapping)
+
+
+def _put_attempt(connection: Connection, trial_id: int, host: HostInfo) -> None:
+    trial = Trial.__table__.c
+    selected = sa.select(
+        trial.id,
+        trial.attempt,
+        trial.epoch,
+        trial.claim_id,
+        sa.literal(host.host),
+        sa.literal(host.pid),
+        sa.literal(host.device),
+        sa.literal(dict(host.versions), sa.JSON()),
+        trial.batch_scale,
+        db_now(),
+    ).where(trial.id == trial_id)
+    columns = "trial_id attempt epoch claim_id host pid device versions batch_scale started_s"
+    connection.execute(sa.insert(Attempt).from_select(columns.split(), selected))
+
+
+def _put_failure(connection: Connection, owned: Claim, failure: Failure) -> None:
+    row = dataclasses.asdict(failure)
+    del row["reason"]
+    row |= {"trial_id": owned.trial_id, "attempt": owned.attempt}
+    connection.execute(sa.insert(FailureRow).values(row))
+
+
+def _set_log(connection: Connection, owned: Claim, log_path: str | None) -> None:
+    connection.execute(
+        sa.update(Attempt)
+        .where(Attempt.trial_id == owned.trial_id, Attempt.attempt == owned.attempt)
+        .values(log_path=log_path)
+    )
+
+
+def _has_key(keys: Sequence[str]) -> sa.ColumnElement[bool]:
+    if not keys:
+        return sa.true()
+    return sa.or_(*(Trial.trial_key.startswith(key, autoescape=True) for key in keys))
+
+
+def _ended_for(reasons: Sequence[str]) -> sa.ColumnElement[bool]:
+    if not reasons:
+        return sa.true()
+    return sa.exists().where(
+        Attempt.trial_id == Trial.id,
+        Attempt.attempt == Trial.attempt,
+        Attempt.end_reason.in_(list(reasons)),
+    )
