@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from dllm_sweep.db.interface import Store
 from dllm_sweep.errors import Fenced
-from dllm_sweep.records import Claim, Failure, HostInfo, TrialState, UnitResult
+from dllm_sweep.records import Claim, HostInfo, TrialState, UnitResult
 from dllm_sweep.spec import Unit
 from dllm_sweep.workers import failures, files
 from dllm_sweep.workers.messages import Outcome, WorkerOptions

@@ -56,7 +56,8 @@ def lost(reason: EndReason, message: str, unit: Unit, log: Path | None) -> Failu
         traceback="",
         fingerprint=reason.value,
         unit=unit.key,
-        retryable=True,
+        # A process that the trial's own code has ended would end in the same way again.
+        retryable=reason is not EndReason.ERROR,
         log_tail=_tail(log),
     )
 
