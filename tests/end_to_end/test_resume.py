@@ -93,7 +93,8 @@ def test_a_failing_method_leaves_its_neighbours_alone_and_can_be_retried(folder)
     folder.run("retry", "--failed")
     assert {state for (state,) in folder.query("SELECT state FROM trial")} == {"SUCCEEDED"}
     attempts = folder.query(
-        "SELECT attempt, end_reason FROM attempt JOIN trial ON trial.id = trial_id WHERE trial_key = ? ORDER BY 1",
+        "SELECT a.attempt, a.end_reason FROM attempt a JOIN trial t ON t.id = a.trial_id"
+        " WHERE t.trial_key = ? ORDER BY 1",
         key,
-    )  # noqa: E501
+    )
     assert attempts == [(1, "ERROR"), (2, "OK")]
