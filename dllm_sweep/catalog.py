@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import Any
 
 from dllm_sweep import plugins
-from dllm_sweep.errors import UnknownName
+from dllm_sweep.errors import InputError, UnknownName
 from dllm_sweep.spec import CalibrationSpec, ModelRef
 
 EXAMPLE_SCHEMES = (
@@ -22,6 +22,8 @@ EXAMPLE_SCHEMES = (
     ("w4a16-g128-sym", "the same with a symmetric grid, whatever the method's default"),
 )
 """Schemes that the study uses; any other bit-widths and group sizes are legal too."""
+
+_METHOD_PARTS = ("version", "needs_calibration", "symmetric", "refusal", "quantize")
 
 
 def names(kind: str) -> tuple[str, ...]:
@@ -72,7 +74,11 @@ def build_method(name: str, parameters: Mapping[str, Any]) -> Any:
     """
     from dllm_sweep.methods import build
 
-    return build(name, parameters)
+    method = build(name, parameters)
+    lacking = [part for part in _METHOD_PARTS if not hasattr(method, part)]
+    if lacking:
+        raise InputError(f"method {name!r} lacks {', '.join(lacking)}")
+    return method
 
 
 @lru_cache
@@ -88,13 +94,14 @@ def resolve_calibration(spec: CalibrationSpec) -> CalibrationSpec:
 
 
 def check_task(name: str) -> None:
-    """Refuse a name that is neither a task of the package nor one of lm-eval.
+    """Refuse what is neither a task of the package, nor a file, nor a task of lm-eval.
 
     Raises:
         UnknownName: With the nearest task of the package.
-        InputError: If lm-eval would have to be asked and is not installed.
     """
-    if name not in names("task") and name not in _lm_eval_names():
+    from dllm_sweep.evaluation.tasks import task_file
+
+    if task_file(name) is None and name not in _lm_eval_names():
         raise UnknownName("task", name, (*names("task"), "any lm-eval task"))
 
 

@@ -192,19 +192,24 @@ class TaskEntry(Entry):
 
     @field_validator("name")
     @classmethod
-    def _exists(cls, value: str) -> str:
+    def _exists(cls, value: str, info: ValidationInfo) -> str:
         with refusing():
-            catalog.check_task(value)
+            catalog.check_task(_task_location(value, info.context["folder"]))
         return value
 
-    def spec(self, limit: int | None, draws: int) -> TaskSpec:
+    def spec(self, limit: int | None, draws: int, folder: Path) -> TaskSpec:
         """The task with the file's `limit` and `draws` where it has none of its own."""
         return TaskSpec(
-            name=self.name,
+            name=_task_location(self.name, folder),
             shots=self.shots,
             limit=self.limit or limit,
             draws=self.draws or draws,
         )
+
+
+def _task_location(name: str, folder: Path) -> str:
+    """The name by which a task loads; a user's YAML file is looked for beside the sweep file."""
+    return str((folder / name).resolve()) if name.endswith(".yaml") else name
 
 
 class DecodingEntry(Entry):

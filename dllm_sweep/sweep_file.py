@@ -221,7 +221,7 @@ class SweepFile(Entry):
     @property
     def protocol(self) -> ProtocolSpec:
         """The evaluation that all trials of this file share, its tasks sorted by name."""
-        tasks = (task.spec(self.limit, self.draws) for task in self.tasks)
+        tasks = (task.spec(self.limit, self.draws, self.folder) for task in self.tasks)
         return ProtocolSpec(
             tasks=tuple(sorted(tasks, key=lambda task: task.name)),
             decoding=self.decoding.spec(),
@@ -263,6 +263,13 @@ def parse(text: str, path: Path) -> SweepFile:
         raise SweepFileError(str(path), explain(error, SweepFile, document)) from None
     file._folder, file._text = folder, text
     return file
+
+
+def stored_resources(text: str) -> Resources:
+    """The resources that a sweep file's text asks for; the rest of it is not checked again."""
+    data = load(text).data
+    written = data.get("resources") if isinstance(data, dict) else None
+    return Resources.model_validate(written or {})
 
 
 def _read_text(path: Path) -> str:

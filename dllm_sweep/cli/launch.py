@@ -1,0 +1,132 @@
+"""`launch`, `resume` and `retry`: running what a plan or a store says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from dllm_sweep.cli.lazy import INTERRUPTED
+from dllm_sweep.cli.options import Command, any_store, existing_store, file_argument, store_option
+
+_RUN_OPTIONS: tuple[Callable[[Any], Any], ...] = (
+    click.option(
+        "--address",
+        metavar="ADDR|auto|local",
+        default="local",
+        show_default=True,
+        help="A Ray of our own (local), the cluster this machine belongs to (auto), or ADDR.",
+    ),
+    click.option("--gpus-per-trial", type=click.FloatRange(min=0), help="Shares are fine: 0.5."),
+    click.option("--cpus-per-trial", type=click.FloatRange(min=0, min_open=True), help="Cores."),
+    click.option("--actors", type=click.IntRange(min=1), help="Number of workers."),
+    click.option("--batch-size", type=click.IntRange(min=1), help="Sequences in a forward pass."),
+    click.option("--takeover", is_flag=True, help="Take the sweep from another controller."),
+)
+
+
+def run_options(command: Command) -> Command:
+    """Say where and how wide to run; what is not written comes from the sweep file."""
+    for option in reversed(_RUN_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command("launch")
+@file_argument
+@store_option
+@run_options
+@click.pass_context
+def launch_command(context: click.Context, file: Path, store: str | None, **options: Any) -> None:
+    """Plan the sweep FILE, run what is not done yet, and print the leaderboard.
+
+    Ctrl-C finishes the units in flight, a second Ctrl-C stops at once; `dllm-sweep resume` goes
+    on from there.
+    """
+    from dllm_sweep.plan import make_plan, standings
+    from dllm_sweep.reports.plans import launch_note
+    from dllm_sweep.sweep_file import read
+
+    sweep_file = read(file)
+    plan = make_plan(sweep_file)
+    with any_store(store) as opened:
+        row = opened.plan_sweep(plan.name, plan.source, plan.trials)
+        rows = opened.trials(row.id)
+    click.echo(launch_note(plan, standings(plan, rows), rows))
+    _run(context, store, plan.name, sweep_file.protocol.key, sweep_file.resources, options)
+
+
+@click.command("resume")
+@click.argument("sweep", required=False)
+@store_option
+@run_options
+@click.pass_context
+def resume_command(
+    context: click.Context, sweep: str | None, store: str | None, **options: Any
+) -> None:
+    """Run whatever is not finished of SWEEP (the one launched last)."""
+    with existing_store(store) as opened:
+        row = opened.sweep(sweep)
+    _run_stored(context, store, row.name, row.source, options)
+
+
+@click.command("retry")
+@click.argument("trials", nargs=-1)
+@click.option("--failed", is_flag=True, help="All trials that failed.")
+@click.option("--class", "reason", metavar="REASON", help="Those that ended so: GPU_OOM, TIMEOUT.")
+@click.option("--sweep", help="The sweep; the one launched last if left out.")
+@click.option("--no-run", is_flag=True, help="Only put them back; `resume` runs them.")
+@store_option
+@run_options
+@click.pass_context
+def retry_command(
+    context: click.Context,
+    trials: tuple[str, ...],
+    failed: bool,
+    reason: str | None,
+    sweep: str | None,
+    no_run: bool,
+    store: str | None,
+    **options: Any,
+) -> None:
+    """Put trials that failed, or TRIALS by the beginning of their keys, back and run them."""
+    if not (trials or failed or reason):
+        raise click.UsageError("name the trials, or say --failed or --class REASON")
+    from dllm_sweep.cli.again import put_back
+
+    with existing_store(store) as opened:
+        row = opened.sweep(sweep)
+        count = put_back(opened, row.id, trials, reason)
+    click.echo(f"{count} trials of {row.name!r} wait again")
+    if count and not no_run:
+        _run_stored(context, store, row.name, row.source, options)
+
+
+def _run_stored(
+    context: click.Context, store: str | None, name: str, source: str, options: dict[str, Any]
+) -> None:
+    from dllm_sweep.sweep_file import stored_resources
+
+    _run(context, store, name, None, stored_resources(source), options)
+
+
+def _run(
+    context: click.Context,
+    store: str | None,
+    sweep: str,
+    protocol_key: str | None,
+    resources: Any,
+    options: dict[str, Any],
+) -> None:
+    """Run what is pending, print the leaderboard, and exit with what came of it."""
+    from dllm_sweep.cli.again import run_pending
+    from dllm_sweep.cli.results import print_leaderboard
+
+    summary = run_pending(store, sweep, resources, options)
+    click.echo(f"\n{summary.sentence}\n")
+    print_leaderboard(store, sweep=sweep, protocol_key=protocol_key)
+    if summary.interrupted:
+        context.exit(INTERRUPTED)
+    context.exit(1 if summary.failed else 0)

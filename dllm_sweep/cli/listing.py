@@ -1,0 +1,23 @@
+"""`list`: what a sweep file can name."""
+
+from __future__ import annotations
+
+import click
+
+from dllm_sweep.cli.options import format_option
+
+KINDS = ("models", "methods", "schemes", "tasks", "calibrations")
+
+
+@click.command("list")
+@click.argument("kind", type=click.Choice(KINDS))
+@format_option()
+def list_command(kind: str, form: str) -> None:
+    """Say which models, methods, schemes, tasks or calibrations a sweep file can name."""
+    from dllm_sweep.reports.inventory import inventory
+    from dllm_sweep.reports.listing import show
+
+    listing, note = inventory(kind)
+    show(listing, form)
+    if form == "table":
+        click.echo(f"\n{note}")

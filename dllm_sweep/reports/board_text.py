@@ -1,0 +1,80 @@
+"""A board as aligned text that fits its terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from dllm_sweep.reports.leaderboard import Board, Entry, class_text, number_text, score_text
+
+_AXES = ("parameters", "calibration", "seed")
+"""Shown only where they differ between the trials of a board."""
+
+
+def board_text(board: Board, width: int | None) -> str:
+    """Lay a board out: a headline for each model, aligned columns, the class last.
+
+    Args:
+        board: The trials.
+        width: Columns to fit into; narrow ones get shorter numbers. None is no limit.
+    """
+    lines = _lay_out(board, compact=False)
+    if width is not None and _too_wide(lines, width):
+        lines = _lay_out(board, compact=True)
+    return "".join(f"{_cut(line, width)}\n" for line in lines)
+
+
+def _lay_out(board: Board, *, compact: bool) -> list[str]:
+    axes = [axis for axis in _AXES if _differs(board, axis)]
+    header = ["method", "scheme", *axes, *board.tasks, "mean", "delta", "bits", "class"]
+    rows = [_cells(board, entry, axes, compact=compact) for entry in board.entries]
+    first_number = 2 + len(axes)
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    gap = " " if compact else "  "
+    texts = [_align(row, widths, first_number, gap) for row in (header, *rows)]
+    lines = [texts[0]]
+    paired = zip(board.entries, texts[1:], strict=True)
+    for model, group in groupby(paired, key=lambda pair: pair[0].row["model"]):
+        lines += [str(model), *(text for _, text in group)]
+    return lines
+
+
+def _differs(board: Board, axis: str) -> bool:
+    """Whether two trials of one method differ on an axis; baselines have no calibration."""
+    seen: dict[str, set[object]] = {}
+    for entry in board.entries:
+        seen.setdefault(entry.row["method"], set()).add(entry.row[axis])
+    return any(len(values) > 1 for values in seen.values())
+
+
+def _cells(board: Board, entry: Entry, axes: Sequence[str], *, compact: bool) -> list[str]:
+    row = entry.row
+    scheme = "-" if entry.is_baseline else str(row["scheme"]).replace("-asym", "")
+    return [
+        str(row["method"]).rsplit("/", 1)[-1],
+        scheme,
+        *("-" if row[axis] is None else str(row[axis]) for axis in axes),
+        *(score_text(entry.scores.get(task), compact=compact) for task in board.tasks),
+        number_text(row["score_mean"]),
+        number_text(None if entry.is_baseline else row["delta"], sign=True),
+        number_text(row["average_bits"], digits=2),
+        class_text(entry),
+    ]
+
+
+def _align(row: Sequence[str], widths: Sequence[int], first_number: int, gap: str) -> str:
+    last = len(row) - 1
+    cells = [
+        cell.rjust(width) if first_number <= index < last else cell.ljust(width)
+        for index, (cell, width) in enumerate(zip(row, widths, strict=True))
+    ]
+    return gap.join(cells).rstrip()
+
+
+def _too_wide(lines: Sequence[str], width: int) -> bool:
+    """Whether the header does not fit; a long reason at the end of a line may be cut."""
+    return len(lines[0]) + len("significant") - len("class") > width
+
+
+def _cut(line: str, width: int | None) -> str:
+    return line if width is None or len(line) <= width else f"{line[: width - 1]}…"

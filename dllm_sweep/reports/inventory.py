@@ -1,0 +1,76 @@
+"""What a sweep file can name, with what a person must know to choose."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from dataclasses import fields
+
+from dllm_sweep import catalog
+from dllm_sweep.errors import SweepError
+from dllm_sweep.reports.listing import Listing
+from dllm_sweep.spec import SCHEME_FORM
+
+
+def inventory(kind: str) -> tuple[Listing, str]:
+    """List one kind of names, and say what else is legal.
+
+    Args:
+        kind: `models`, `methods`, `schemes`, `tasks` or `calibrations`.
+    """
+    return _KINDS[kind]()
+
+
+def _models() -> tuple[Listing, str]:
+    from dllm_sweep.costs import count_parameters
+    from dllm_sweep.spec import ModelRef
+
+    rows = tuple(
+        (name, f"{count_parameters(ModelRef(name=name)) / 1e6:.1f} million", "embedded")
+        for name in catalog.names("model")
+    )
+    note = "also: a folder with config.json, or a hub id such as GSAI-ML/LLaDA-8B-Base@REVISION"
+    return Listing(("model", "parameters", "where"), rows), note
+
+
+def _methods() -> tuple[Listing, str]:
+    rows = tuple(_method(name) for name in catalog.names("method"))
+    note = "also: a class of your own, as path/to/file.py:Class (relative to the sweep file)"
+    return Listing(("method", "calibration", "parameters", "about"), rows), note
+
+
+def _method(name: str) -> tuple[str, str, str, str]:
+    try:
+        method = catalog.build_method(name, {})
+    except (SweepError, ImportError) as error:
+        return name, "", "", f"cannot be used: {error}"
+    options = ", ".join(f"{field.name}={getattr(method, field.name)}" for field in fields(method))
+    module = inspect.getmodule(type(method))
+    about = (inspect.getdoc(module) or "").partition("\n")[0]
+    return name, "needed" if method.needs_calibration else "not read", options, about
+
+
+def _schemes() -> tuple[Listing, str]:
+    note = f"any {SCHEME_FORM} with 2 to 8 bits, or 16 for none"
+    return Listing(("scheme", "about"), catalog.EXAMPLE_SCHEMES), note
+
+
+def _tasks() -> tuple[Listing, str]:
+    rows = tuple((name, "embedded") for name in catalog.names("task"))
+    return Listing(("task", "where"), rows), "also: any task of lm-eval, by its name there"
+
+
+def _calibrations() -> tuple[Listing, str]:
+    rows = tuple((name, "embedded") for name in catalog.names("calibration"))
+    maskings = ", ".join(catalog.names("masking"))
+    note = f"also: a local file or folder, or a hub data set; masking is one of {maskings}"
+    return Listing(("calibration", "where"), rows), note
+
+
+_KINDS: dict[str, Callable[[], tuple[Listing, str]]] = {
+    "models": _models,
+    "methods": _methods,
+    "schemes": _schemes,
+    "tasks": _tasks,
+    "calibrations": _calibrations,
+}

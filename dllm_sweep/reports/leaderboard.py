@@ -1,0 +1,219 @@
+"""The leaderboard: scores with standard errors, and what each trial lost to full precision.
+
+Nothing here imports torch: a leaderboard is read on a laptop from a copied store.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dllm_sweep.reports.listing import Listing, as_csv, markdown, text_of
+
+if TYPE_CHECKING:
+    from dllm_sweep.db.store import SqlStore
+
+SCORES_SQL = """SELECT sweep, trial_key, task, metric, value, stderr, n FROM results
+WHERE is_primary ORDER BY sweep, trial_key, task, metric"""
+BOARD_SQL = """SELECT * FROM leaderboard ORDER BY sweep, protocol_key, model, place, label"""
+LEGEND = (
+    "Scores ± one standard error; delta is the mean's to full precision. Relative loss below 1 %"
+    " is\nnegligible, to 4 % moderate, above significant. Schemes without -sym are asymmetric."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """One task's primary score.
+
+    Attributes:
+        value: The score; None if it was not a finite number.
+        stderr: Its standard error, if it has one.
+    """
+
+    value: float | None
+    stderr: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One trial on a board.
+
+    Attributes:
+        row: Its row of the view `leaderboard`, by column name.
+        scores: Its primary scores by task.
+    """
+
+    row: Mapping[str, Any]
+    scores: Mapping[str, Score]
+
+    @property
+    def is_baseline(self) -> bool:
+        """Whether it is the full-precision trial."""
+        return bool(self.row["method"] == "fp")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Board:
+    """The trials of one sweep and protocol: only these scores may be compared.
+
+    Attributes:
+        sweep: Name of the sweep.
+        protocol_key: SHA-256 of the protocol.
+        tasks: All tasks that have a score, sorted.
+        entries: By model; each model's baseline first, then by mean, the best first.
+    """
+
+    sweep: str
+    protocol_key: str
+    tasks: tuple[str, ...]
+    entries: tuple[Entry, ...]
+
+
+def boards(
+    store: SqlStore, sweep: str | None = None, protocol_key: str | None = None
+) -> tuple[Board, ...]:
+    """Read the boards of one sweep or of all, one for each protocol.
+
+    Args:
+        store: Where the results are.
+        sweep: Name of a sweep; None is all.
+        protocol_key: Only this protocol; None is all.
+    """
+    scores: dict[tuple[str, str], dict[str, Score]] = {}
+    for row in store.query(SCORES_SQL).dicts():
+        score = Score(value=row["value"], stderr=row["stderr"])
+        scores.setdefault((row["sweep"], row["trial_key"]), {})[row["task"]] = score
+    groups: dict[tuple[str, str], list[Entry]] = {}
+    for row in store.leaderboard_rows(sweep).dicts():
+        entry = Entry(row=row, scores=scores.get((row["sweep"], row["trial_key"]), {}))
+        groups.setdefault((row["sweep"], row["protocol_key"]), []).append(entry)
+    return tuple(
+        _board(sweep_name, key, entries)
+        for (sweep_name, key), entries in groups.items()
+        if protocol_key in (None, key)
+    )
+
+
+def _board(sweep: str, protocol_key: str, entries: Sequence[Entry]) -> Board:
+    return Board(
+        sweep=sweep,
+        protocol_key=protocol_key,
+        tasks=tuple(sorted({task for entry in entries for task in entry.scores})),
+        entries=tuple(sorted(entries, key=_rank)),
+    )
+
+
+def _rank(entry: Entry) -> tuple[Any, ...]:
+    mean = entry.row["score_mean"]
+    behind = mean is None
+    return (
+        entry.row["model"],
+        not entry.is_baseline,
+        behind,
+        -(mean or 0.0),
+        entry.row["label"],
+        entry.row["trial_key"],
+    )
+
+
+def render(found: Iterable[Board], form: str, width: int | None = None) -> str:
+    """Write boards as `table`, `csv`, `json` or `markdown`.
+
+    Args:
+        found: The boards.
+        form: The format.
+        width: Columns of the terminal, for a table; None is as wide as it gets.
+    """
+    found = tuple(found)
+    if form == "json":
+        return json.dumps([_record(board, entry) for board, entry in _all(found)], indent=1) + "\n"
+    if form == "csv":
+        return as_csv(_flat(found))
+    if form == "markdown":
+        return "\n".join(f"{_title(board)}\n\n{markdown(_wide(board))}" for board in found)
+    from dllm_sweep.reports.board_text import board_text
+
+    tables = [f"{_title(board)}\n{board_text(board, width)}" for board in found]
+    return "\n".join([*tables, LEGEND + "\n"]) if tables else "no results yet\n"
+
+
+def _title(board: Board) -> str:
+    return f"Sweep {board.sweep}, protocol {board.protocol_key[:8]}"
+
+
+def _all(found: Sequence[Board]) -> list[tuple[Board, Entry]]:
+    return [(board, entry) for board in found for entry in board.entries]
+
+
+def _record(board: Board, entry: Entry) -> dict[str, Any]:
+    scores = {
+        task: {"value": score.value, "stderr": score.stderr} for task, score in entry.scores.items()
+    }
+    return {**entry.row, "parameters": json.loads(entry.row["parameters"]), "scores": scores}
+
+
+def _flat(found: Sequence[Board]) -> Listing:
+    """All boards in one table: the view's columns, then score and standard error by task."""
+    pairs = _all(found)
+    tasks = sorted({task for board in found for task in board.tasks})
+    own = tuple(pairs[0][1].row) if pairs else ("sweep", "protocol_key", "trial_key")
+    none = Score(value=None, stderr=None)
+    rows = []
+    for _, entry in pairs:
+        found_scores = [entry.scores.get(task, none) for task in tasks]
+        numbers = [number for score in found_scores for number in (score.value, score.stderr)]
+        rows.append((*entry.row.values(), *numbers))
+    columns = [name for task in tasks for name in (task, f"{task}_stderr")]
+    return Listing((*own, *columns), tuple(rows))
+
+
+def _wide(board: Board) -> Listing:
+    columns = ("model", "method", "scheme", "calibration", "seed")
+    rows = tuple(
+        (
+            *(entry.row[column] for column in columns),
+            *(score_text(entry.scores.get(task)) for task in board.tasks),
+            *_summary(entry),
+        )
+        for entry in board.entries
+    )
+    return Listing((*columns, *board.tasks, "mean", "delta", "bits", "class"), rows)
+
+
+def _summary(entry: Entry) -> tuple[str, ...]:
+    row = entry.row
+    return (
+        number_text(row["score_mean"]),
+        number_text(None if entry.is_baseline else row["delta"], sign=True),
+        number_text(row["average_bits"], digits=2),
+        class_text(entry),
+    )
+
+
+def class_text(entry: Entry) -> str:
+    """The degradation class, or why there is none."""
+    if entry.row["note"]:
+        return text_of(entry.row["note"])
+    return "baseline" if entry.is_baseline else text_of(entry.row["degradation"])
+
+
+def score_text(score: Score | None, *, compact: bool = False) -> str:
+    """Write a score as `0.912 ± 0.014`, or as `.912±.014` where room is short."""
+    if score is None or score.value is None:
+        return "-"
+    parts = [number_text(score.value)]
+    if score.stderr is not None:
+        parts.append(number_text(score.stderr))
+    if compact:
+        return "±".join(part.removeprefix("0") if "." in part else part for part in parts)
+    return " ± ".join(parts)
+
+
+def number_text(value: float | None, *, digits: int = 3, sign: bool = False) -> str:
+    """Write a number with a fixed number of decimals; `-` if there is none."""
+    if value is None:
+        return "-"
+    return f"{value:+.{digits}f}" if sign else f"{value:.{digits}f}"
