@@ -93,5 +93,5 @@ def pad(
 
 def _rows_that_fit(model: DiffusionModel, length: int) -> int:
     kind = "cpu" if model.device.type == "cpu" else "cuda"
-    row_bytes = max(length, 1) * model.host.config.vocab_size * model.dtype.itemsize
+    row_bytes: int = max(length, 1) * model.host.config.vocab_size * model.dtype.itemsize
     return max(1, min(_MOST_ROWS[kind], _LOGITS_BYTES[kind] // row_bytes))

@@ -89,7 +89,8 @@ def _score(model: DiffusionModel, pairs: Sequence[Pair], batch: Sequence[_Row]) 
     hidden = logits[index, position].double()
     found = hidden.gather(-1, target[:, None])[:, 0] - hidden.logsumexp(-1)
     sums = torch.zeros(len(batch), dtype=torch.float64)
-    return sums.index_add(0, index.cpu(), found.cpu()).tolist()
+    totals: list[float] = sums.index_add(0, index.cpu(), found.cpu()).tolist()
+    return totals
 
 
 def _hidden(

@@ -72,13 +72,12 @@ def match_tensors(
         CheckpointError: If a tensor is missing, unknown, given twice, or of another shape.
     """
     stored = [tensor for file in files for tensor in _headers(file)]
-    names = {tensor: translate(tensor.name) for tensor in stored}
-    unexpected = [tensor.name for tensor in stored if names[tensor] not in expected]
-    counts = Counter(name for name in names.values() if name in expected)
-    found = {name: tensor for tensor, name in names.items() if name in expected}
+    named = [(translate(tensor.name) or "", tensor) for tensor in stored]
+    found = {name: tensor for name, tensor in named if name in expected}
+    counts = Counter(name for name, _ in named if name in expected)
     problems = {
         "missing": [name for name in expected if name not in found],
-        "unexpected": unexpected,
+        "unexpected": [tensor.name for name, tensor in named if name not in expected],
         "given more than once": [name for name, count in counts.items() if count > 1],
         "of the wrong shape": [
             f"{tensor.name} is {tensor.shape}, expected {expected[name]}"

@@ -76,7 +76,8 @@ def find_family(config: Mapping[str, Any], folder: Path) -> ModelFamily:
     Raises:
         CheckpointError: If there is none.
     """
-    model_type, known = config.get("model_type"), []
+    model_type = config.get("model_type")
+    known: list[str] = []
     for name in plugins.names("model family"):
         family: ModelFamily = plugins.load("model family", name)
         if model_type in family.model_types:

@@ -1,0 +1,138 @@
+"""Which tasks there are and how lm-eval gets them: one YAML file each beside this one.
+
+Names are listed without lm-eval. A task of the package reads its data from the files that its
+YAML names, straight into memory: no network, no cache folder, nothing that two processes share.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from dllm_sweep.errors import InputError, UnknownName
+from dllm_sweep.spec import TaskSpec
+
+FOLDER = Path(__file__).parent
+_SHUFFLE_SEED = 0
+_FEWSHOT_SEED = 1234
+
+
+def task_names() -> tuple[str, ...]:
+    """Names of the package's own tasks, sorted; any task of lm-eval can be named, too."""
+    return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
+
+
+def task_file(name: str) -> Path | None:
+    """Find the YAML file of a task of the package or of the user's own; None if it has none.
+
+    Args:
+        name: A task's name, or a path that ends in `.yaml`.
+    """
+    if name in task_names():
+        return FOLDER / f"{name}.yaml"
+    path = Path(name)
+    return path if path.suffix == ".yaml" and path.is_file() else None
+
+
+def load_tasks(spec: TaskSpec) -> dict[str, Any]:
+    """Build a task as lm-eval's `evaluate` takes it: `tasks` and `groups` by name.
+
+    Raises:
+        UnknownName: If there is no such task.
+        InputError: If the task or its data cannot be loaded.
+    """
+    path = task_file(spec.name)
+    with _seeded():
+        try:
+            loaded = _load_by_name(spec.name) if path is None else _load_file(path, spec.name)
+        except (InputError, MemoryError):
+            raise
+        except Exception as error:
+            reason = next(iter(str(error).splitlines()), "")
+            raise InputError(
+                f"task {spec.name!r} cannot be loaded: {type(error).__name__}: {reason}"
+            ) from error
+    for task in loaded["tasks"].values():
+        _set_shots(task, spec)
+    return loaded
+
+
+def _load_file(path: Path, name: str) -> dict[str, Any]:
+    from lm_eval.api.task import ConfigurableTask
+    from lm_eval.tasks._yaml_loader import load_yaml
+
+    config = {**load_yaml(path), "task": name}
+    files = (config.get("dataset_kwargs") or {}).get("data_files")
+    if config.get("dataset_path") == "json" and isinstance(files, dict):
+        splits = {split: _read_rows(path.parent / file) for split, file in files.items()}
+        config |= {"dataset_kwargs": None, "custom_dataset": _InMemory(splits)}
+    return {"tasks": {name: ConfigurableTask(config=config)}, "groups": {}}
+
+
+class _InMemory:
+    """Hands rows that were read already to lm-eval as a data set."""
+
+    def __init__(self, splits: dict[str, list[dict[str, Any]]]) -> None:
+        self._splits = splits
+
+    def __call__(self, **_: Any) -> dict[str, Any]:
+        from datasets import Dataset
+
+        return {split: Dataset.from_list(rows) for split, rows in self._splits.items()}
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+        return [json.loads(line) for line in lines if line.strip()]
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read as JSON lines: {error}") from error
+
+
+def _load_by_name(name: str) -> dict[str, Any]:
+    manager = _lm_eval_tasks()
+    if name not in manager.all_tasks:
+        raise UnknownName("task", name, (*task_names(), "any lm-eval task"))
+    loaded: dict[str, Any] = manager.load([name])
+    if len(loaded["tasks"]) > 1 and name not in loaded["groups"]:
+        members = ", ".join(sorted(loaded["tasks"]))
+        raise InputError(f"task {name!r} is only a tag: name its tasks one by one: {members}")
+    return loaded
+
+
+@lru_cache(maxsize=1)
+def _lm_eval_tasks() -> Any:
+    # Reading the index of thousands of files takes seconds: once a process.
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _set_shots(task: Any, spec: TaskSpec) -> None:
+    own = task.get_config("num_fewshot")
+    task.set_config(key="num_fewshot", value=(own or 0) if spec.shots is None else spec.shots)
+    task.set_fewshot_seed(seed=_FEWSHOT_SEED)
+
+
+@contextmanager
+def _seeded() -> Iterator[None]:
+    # Some tasks shuffle their choices with the global generator while they are loaded.
+    import numpy
+
+    level = logging.getLogger("lm_eval").level
+    states = random.getstate(), numpy.random.get_state()
+    random.seed(_SHUFFLE_SEED)
+    numpy.random.seed(_FEWSHOT_SEED)
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        numpy.random.set_state(states[1])
+        logging.getLogger("lm_eval").setLevel(level)
