@@ -1,5 +1,5 @@
-"""`python -m dllm_sweep` is `dllm-sweep`."""
+"""`python -m dllm_sweep` is the command line."""
 
 from dllm_sweep.cli import main
 
-main(prog_name="dllm-sweep")
+main()

@@ -25,7 +25,7 @@ class Folder:
 
     def start(self, *arguments):
         return subprocess.Popen(
-            [sys.executable, "-m", "dllm_sweep.cli", *arguments],
+            [sys.executable, "-m", "dllm_sweep", *arguments],
             cwd=self.path,
             env=os.environ | {"PYTHONPATH": str(ROOT), "COLUMNS": "200"},
             stdin=subprocess.DEVNULL,
