@@ -22,7 +22,7 @@ from dllm_sweep.quant.affine import (
     storage_bits,
     weight_family,
 )
-from dllm_sweep.quant.apply import module_row, quantized_linear, replace, select, unsupported
+from dllm_sweep.quant.apply import install, select, unsupported
 from dllm_sweep.quant.linear import ActivationQuantization
 from dllm_sweep.records import ModuleRow
 from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
@@ -124,26 +124,29 @@ class Rtn:
         return QuantizationReport(modules=tuple(rows))
 
     def _quantize_linear(self, model: DiffusionModel, name: str, scheme: QuantScheme) -> ModuleRow:
-        original = model.host.get_submodule(name)
+        weight = model.host.get_submodule(name).weight
         symmetric = self.symmetric if scheme.symmetric is None else scheme.symmetric
-        dequantized, bits = self._rounded(name, original.weight, scheme, symmetric)
-        row = module_row(
-            name, original.weight, dequantized, scheme=scheme, symmetric=symmetric, bits=bits
-        )
+        dequantized, bits = self._rounded(name, weight, scheme, weight_family(symmetric))
         activation = ActivationQuantization(
             bits=scheme.a_bits,
             symmetric=self.activation_symmetric,
             clip_ratio=self.activation_clip,
         )
-        replace(model.host, name, quantized_linear(original, dequantized, activation))
-        return row
+        return install(
+            model.host,
+            name,
+            dequantized,
+            scheme=scheme,
+            symmetric=symmetric,
+            activation=activation,
+            bits=bits,
+        )
 
     def _rounded(
-        self, name: str, weight: Tensor, scheme: QuantScheme, symmetric: bool
+        self, name: str, weight: Tensor, scheme: QuantScheme, family: GridFamily
     ) -> tuple[Tensor, int]:
         if scheme.w_bits == FULL_PRECISION_BITS:
             return weight.detach(), weight.numel() * FULL_PRECISION_BITS
-        family = weight_family(symmetric)
         try:
             result = quantize_weight(
                 weight,

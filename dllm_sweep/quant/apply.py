@@ -67,57 +67,51 @@ def replace(host: nn.Module, name: str, module: nn.Module) -> None:
     setattr(host.get_submodule(parent), child, module)
 
 
-def quantized_linear(
-    original: nn.Module, dequantized: Tensor, activation: ActivationQuantization
-) -> QuantLinear:
-    """Build the layer that replaces `original`, in its dtype and on its device.
-
-    Args:
-        original: An `nn.Linear`; its weight is not changed, its bias is shared.
-        dequantized: (outputs, inputs), the rounded weight in any floating-point type.
-        activation: How the input is rounded.
-    """
-    weight = dequantized.to(device=original.weight.device, dtype=original.weight.dtype)
-    bias = None if original.bias is None else original.bias.detach()
-    return QuantLinear(weight, bias, activation)
-
-
-def module_row(
+def install(
+    host: nn.Module,
     name: str,
-    original: Tensor,
     dequantized: Tensor,
     *,
     scheme: QuantScheme,
     symmetric: bool,
+    activation: ActivationQuantization,
     bits: int,
 ) -> ModuleRow:
-    """Record one quantized linear.
+    """Put a quantized layer where the `nn.Linear` with the full name `name` is, and record it.
 
     Args:
+        host: The model; the old layer's tensors are not changed.
         name: Full name of the linear.
-        original: (outputs, inputs), the weight before.
-        dequantized: (outputs, inputs), the weight after.
+        dequantized: (outputs, inputs), the rounded weight in any floating-point type.
         scheme: Bit-widths and group size.
-        symmetric: The grid that was used.
+        symmetric: The weight grid that was used.
+        activation: How the input is rounded.
         bits: Total bits of the weights with their scales and zero points.
 
     Raises:
         QuantizationError: If the new weight holds a NaN or an infinity.
     """
-    before, after = original.detach().float(), dequantized.float()
-    if not torch.isfinite(after).all():
+    original = host.get_submodule(name)
+    weight = dequantized.to(device=original.weight.device, dtype=original.weight.dtype)
+    if not bool(torch.isfinite(weight).all()):
         raise QuantizationError(f"{name}: its quantized weight is not finite")
-    error = (after - before).norm() / before.norm().clamp(min=torch.finfo(torch.float32).tiny)
+    bias = None if original.bias is None else original.bias.detach()
+    replace(host, name, QuantLinear(weight, bias, activation))
     return ModuleRow(
         module=name,
         w_bits=scheme.w_bits,
         a_bits=scheme.a_bits,
-        group_size=None if scheme.w_bits == FULL_PRECISION_BITS else scheme.group_size,
+        group_size=scheme.group_size,
         symmetric=symmetric,
-        weights=before.numel(),
+        weights=weight.numel(),
         bits=float(bits),
-        relative_error=error.item(),
+        relative_error=_relative_error(original.weight.detach().float(), weight.float()),
     )
+
+
+def _relative_error(before: Tensor, after: Tensor) -> float:
+    norm = before.norm().clamp(min=torch.finfo(torch.float32).tiny)
+    return float((after - before).norm() / norm)
 
 
 def _matches(name: str, patterns: tuple[str, ...]) -> bool:

@@ -1,0 +1,188 @@
+"""The walk that layer-wise methods share: block by block, on what the blocks before really give.
+
+Every block sees the outputs of the quantized blocks before it. Layers that share an input are
+solved together, from one Hessian, with their rows stacked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from dllm_sweep.calibration.batch import CalibrationBatch
+from dllm_sweep.errors import QuantizationError
+from dllm_sweep.methods.base import ProgressCallback, QuantizationReport
+from dllm_sweep.models.base import DiffusionModel
+from dllm_sweep.quant.apply import install, select
+from dllm_sweep.quant.capture import (
+    BlockInputs,
+    capture_first_block,
+    evaluating,
+    visit_inputs,
+    without_padding,
+)
+from dllm_sweep.quant.hessian import Hessian, exact_products
+from dllm_sweep.quant.linear import ActivationQuantization
+from dllm_sweep.records import ModuleRow
+from dllm_sweep.spec import QuantScheme
+
+TOKENS_PER_INPUT = 4
+"""With fewer calibration tokens for each input, a method fits the text and not the model."""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Solution:
+    """What a solver made of the stacked weights of some layers.
+
+    Attributes:
+        dequantized: (m, n), the rounded weights.
+        bits_per_output: Stored bits of one output channel.
+        bits_per_input: Stored bits of one input of each layer, beside its weights.
+        warning: What the user should know of this solution.
+    """
+
+    dequantized: Tensor
+    bits_per_output: int
+    bits_per_input: int = 0
+    warning: str | None = None
+
+
+Solver = Callable[[Tensor, Tensor], Solution]
+"""Called with stacked weights (m, n) and the Hessian (n, n) of their common input."""
+Group = tuple[str, ...]
+"""Linears that share their input, by name within the block."""
+
+
+def quantize_layerwise(
+    model: DiffusionModel,
+    scheme: QuantScheme,
+    calibration: Sequence[CalibrationBatch],
+    solve: Solver,
+    *,
+    activation: ActivationQuantization,
+    symmetric: bool,
+    true_sequential: bool,
+    modules: Iterable[str],
+    skip_modules: Iterable[str],
+    progress: ProgressCallback,
+) -> QuantizationReport:
+    """Quantize a model in place, layer by layer in depth order.
+
+    Args:
+        model: In full precision.
+        scheme: Bit-widths and group size.
+        calibration: What the model sees.
+        solve: Rounds the weights of layers with a common input.
+        activation: How the input of every quantized layer is rounded.
+        symmetric: The weight grid, for the record.
+        true_sequential: Whether later layers of a block see its earlier ones quantized.
+        modules: Patterns of the layers to quantize.
+        skip_modules: Patterns of those left out.
+        progress: Called after every block.
+
+    Raises:
+        QuantizationError: If there is no calibration text, a pattern matches nothing, or a layer
+            cannot be quantized; the message names the layer.
+    """
+    chosen = select(model.linears(), modules, skip_modules)
+    if not calibration:
+        raise QuantizationError("this method needs calibration text, and there is none")
+    walk = _Walk(model, scheme, solve, activation, symmetric, true_sequential, frozenset(chosen))
+    with evaluating(model.host), exact_products(), torch.no_grad():
+        inputs = capture_first_block(model, calibration)
+        for index, block in enumerate(model.blocks):
+            for stage in walk.stages(index):
+                walk.quantize_stage(index, stage, inputs)
+            if index + 1 < len(model.blocks):
+                inputs.advance(block)
+            progress(index + 1, len(model.blocks))
+    rows = tuple(walk.rows[name] for name in chosen)
+    return QuantizationReport(modules=rows, warnings=tuple(dict.fromkeys(walk.warnings)))
+
+
+@dataclass
+class _Walk:
+    model: DiffusionModel
+    scheme: QuantScheme
+    solve: Solver
+    activation: ActivationQuantization
+    symmetric: bool
+    true_sequential: bool
+    chosen: frozenset[str]
+    rows: dict[str, ModuleRow] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+
+    def stages(self, index: int) -> Iterator[tuple[Group, ...]]:
+        """Give the groups of one block that are quantized at once, in order."""
+        prefix = f"{self.model.block_name(index)}."
+        linears = [group.linears for group in self.model.family.linear_groups]
+        kept = (tuple(n for n in names if prefix + n in self.chosen) for names in linears)
+        groups = tuple(group for group in kept if group)
+        if self.true_sequential:
+            yield from ((group,) for group in groups)
+        elif groups:
+            yield groups
+
+    def quantize_stage(self, index: int, stage: tuple[Group, ...], inputs: BlockInputs) -> None:
+        """Collect the Hessians of some groups in one pass, then quantize them."""
+        firsts = [group[0] for group in stage]
+        hessians = collect_hessians(self.model.blocks[index], firsts, inputs)
+        prefix = f"{self.model.block_name(index)}."
+        for group in stage:
+            names = tuple(prefix + name for name in group)
+            self._quantize_group(names, hessians.pop(group[0]))
+
+    def _quantize_group(self, names: Group, hessian: Hessian) -> None:
+        layers = [self.model.host.get_submodule(name) for name in names]
+        self._warn_if_few_tokens(hessian)
+        solution = self._solved(names, torch.cat([layer.weight for layer in layers]), hessian)
+        parts = solution.dequantized.split([layer.out_features for layer in layers])
+        for name, part in zip(names, parts, strict=True):
+            outputs, inputs = part.shape
+            self.rows[name] = install(
+                self.model.host,
+                name,
+                part.clone(),
+                scheme=self.scheme,
+                symmetric=self.symmetric,
+                activation=self.activation,
+                bits=outputs * solution.bits_per_output + inputs * solution.bits_per_input,
+            )
+
+    def _solved(self, names: Group, weight: Tensor, hessian: Hessian) -> Solution:
+        where = ", ".join(names)
+        try:
+            solution = self.solve(weight, hessian.mean())
+        except QuantizationError as error:
+            raise QuantizationError(f"{where}: {error}") from error
+        if solution.warning is not None:
+            self.warnings.append(f"{where}: {solution.warning}")
+        return solution
+
+    def _warn_if_few_tokens(self, hessian: Hessian) -> None:
+        inputs = len(hessian.total)
+        if hessian.tokens < TOKENS_PER_INPUT * inputs:
+            self.warnings.append(
+                f"{hessian.tokens} calibration tokens for layers with {inputs} inputs: use at"
+                f" least {TOKENS_PER_INPUT * inputs}, or the method fits this text alone"
+            )
+
+
+def collect_hessians(
+    block: nn.Module, names: Sequence[str], inputs: BlockInputs
+) -> dict[str, Hessian]:
+    """Run a block on all stored inputs and sum up what the named linears read, without padding."""
+    hessians: dict[str, Hessian] = {}
+
+    def add(name: str, activations: Tensor, batch: int) -> None:
+        x = without_padding(activations, inputs.tokens[batch])
+        if name in hessians:
+            hessians[name].add(x)
+        else:
+            hessians[name] = Hessian.over(x)
+
+    visit_inputs(block, names, inputs, add)
+    return hessians

@@ -1,0 +1,78 @@
+"""A small LLaDA with random weights: norms apart from one, nothing tied."""
+
+import pytest
+import torch
+
+from dllm_sweep.calibration.batch import CalibrationBatch
+from dllm_sweep.models.base import DiffusionModel, Special
+from dllm_sweep.models.llada import PLUGIN as LLADA
+
+VOCABULARY, LENGTH = 64, 32
+
+
+def build_model(*, seed=0, layers=2, dtype=torch.float32):
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=VOCABULARY,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=layers,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        max_position_embeddings=LENGTH,
+        tie_word_embeddings=False,
+        use_cache=False,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    config.is_causal = False
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        host = LlamaForCausalLM(config).eval().to(dtype)
+        for name, parameter in host.named_parameters():
+            scale = 0.3 if "norm" in name else 0.2
+            parameter.data = (torch.randn(parameter.shape) * scale + ("norm" in name)).to(dtype)
+    for block in host.model.layers:
+        block.self_attn.is_causal = False
+    return DiffusionModel(
+        name="small",
+        host=host.requires_grad_(False),
+        family=LLADA,
+        tokenizer=None,
+        special=Special(mask_id=VOCABULARY - 1, end_ids=(1,), pad_id=1),
+        max_length=LENGTH,
+    )
+
+
+@pytest.fixture
+def make_model():
+    return build_model
+
+
+@pytest.fixture
+def model():
+    return build_model()
+
+
+@pytest.fixture
+def make_batches():
+    """Random sequences (count, LENGTH), cut into batches; the last tokens may be padding."""
+
+    def make(count=16, batch_size=4, *, padding=0, seed=0):
+        generator = torch.Generator().manual_seed(seed)
+        ids = torch.randint(2, VOCABULARY - 1, (count, LENGTH), generator=generator)
+        mask = torch.ones_like(ids)
+        if padding:
+            ids[::2, -padding:], mask[::2, -padding:] = 1, 0
+        return tuple(
+            CalibrationBatch(
+                input_ids=part,
+                attention_mask=mask_part if padding else None,
+                masked=torch.zeros_like(part, dtype=torch.bool),
+            )
+            for part, mask_part in zip(ids.split(batch_size), mask.split(batch_size), strict=True)
+        )
+
+    return make
