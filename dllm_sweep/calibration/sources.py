@@ -1,0 +1,203 @@
+"""Where calibration text comes from, without torch: planning names and fingerprints it.
+
+A source is, in this order: a text set of the package (a file in `data/`), a local file or folder,
+or a data set of the hub.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from dllm_sweep.errors import CalibrationError, suggestion
+from dllm_sweep.spec import CalibrationSpec
+
+DATA = Path(__file__).parent / "data"
+MASKINGS = ("none", "uniform")
+"""Names of the masking modes, which `masking.py` defines."""
+
+_CHUNK = 1 << 20
+_CSV_FIELD_LIMIT = 1 << 30
+
+Record = dict[str, Any]
+
+
+def names() -> tuple[str, ...]:
+    """Names of the text sets that the package ships."""
+    return tuple(sorted(file.stem for file in DATA.glob("*.jsonl")))
+
+
+def calibration_digest(spec: CalibrationSpec) -> str:
+    """Fingerprint the text: SHA-256 of local content, or `repository@commit` of the hub.
+
+    Raises:
+        CalibrationError: If there is no such text, or the hub cannot be reached.
+    """
+    local = local_path(spec.source)
+    if local is None:
+        return f"{spec.source}@{_hub_commit(spec.source)}"
+    digest = hashlib.sha256()
+    for file in text_files(local):
+        if local.is_dir():
+            digest.update(f"{file.relative_to(local).as_posix()}\0".encode())
+        with file.open("rb") as opened:
+            while chunk := opened.read(_CHUNK):
+                digest.update(chunk)
+    return digest.hexdigest()
+
+
+def texts(spec: CalibrationSpec) -> Iterator[str]:
+    """Give the documents of a source in their order, read as they are needed; empty ones not.
+
+    Raises:
+        CalibrationError: If the source cannot be read or has no column `text_field`.
+    """
+    local = local_path(spec.source)
+    records = _hub_records(spec) if local is None else _local_records(local, spec.text_field)
+    for record in records:
+        text = record.get(spec.text_field)
+        if not isinstance(text, str):
+            raise CalibrationError(_no_text(spec, record))
+        if text.strip():
+            yield text
+
+
+def local_path(source: str) -> Path | None:
+    """Find a text set of the package or a local file or folder; None if it must be the hub's."""
+    packaged = DATA / f"{source}.jsonl"
+    if source in names():
+        return packaged
+    path = Path(source).expanduser()
+    if path.exists():
+        return path
+    if path.suffix in _READERS or source.startswith((".", "/", "~")):
+        raise CalibrationError(
+            f"calibration text {source!r}: there is no such file or folder"
+            f"{suggestion(source, names())}"
+        )
+    return None
+
+
+def text_files(path: Path) -> tuple[Path, ...]:
+    """List the files of a source in a fixed order: itself, or all text files of a folder.
+
+    Raises:
+        CalibrationError: If none of them has a format that can be read.
+    """
+    candidates = sorted(path.rglob("*")) if path.is_dir() else [path]
+    files = tuple(file for file in candidates if file.is_file() and file.suffix in _READERS)
+    if not files:
+        raise CalibrationError(
+            f"calibration text {str(path)!r}: no file that can be read"
+            f" (formats: {', '.join(sorted(_READERS))})"
+        )
+    return files
+
+
+def _local_records(path: Path, text_field: str) -> Iterator[Record]:
+    for file in text_files(path):
+        try:
+            yield from _READERS[file.suffix](file, text_field)
+        except (OSError, ValueError, csv.Error) as error:
+            raise CalibrationError(f"calibration text {file}: {_one_line(error)}") from error
+
+
+def _json_lines(file: Path, text_field: str) -> Iterator[Record]:
+    with file.open(encoding="utf-8") as opened:
+        for number, line in enumerate(opened, start=1):
+            if not line.strip():
+                continue
+            try:
+                yield _record(json.loads(line))
+            except ValueError as error:
+                raise ValueError(f"line {number}: {error}") from error
+
+
+def _json_list(file: Path, text_field: str) -> Iterator[Record]:
+    content = json.loads(file.read_text(encoding="utf-8"))
+    if not isinstance(content, list):
+        raise ValueError("expected a list of records")
+    yield from map(_record, content)
+
+
+def _comma_separated(file: Path, text_field: str) -> Iterator[Record]:
+    csv.field_size_limit(_CSV_FIELD_LIMIT)
+    with file.open(encoding="utf-8", newline="") as opened:
+        yield from csv.DictReader(opened)
+
+
+def _parquet(file: Path, text_field: str) -> Iterator[Record]:
+    from pyarrow import parquet
+
+    opened = parquet.ParquetFile(file)
+    present = [text_field] if text_field in opened.schema_arrow.names else None
+    for batch in opened.iter_batches(columns=present):
+        yield from batch.to_pylist()
+
+
+def _plain_text(file: Path, text_field: str) -> Iterator[Record]:
+    yield {text_field: file.read_text(encoding="utf-8")}
+
+
+def _record(value: Any) -> Record:
+    if not isinstance(value, dict):
+        raise ValueError(f"expected a record with named columns, not {type(value).__name__}")
+    return value
+
+
+_READERS: dict[str, Callable[[Path, str], Iterable[Record]]] = {
+    ".jsonl": _json_lines,
+    ".json": _json_list,
+    ".csv": _comma_separated,
+    ".parquet": _parquet,
+    ".txt": _plain_text,
+}
+
+
+def _hub_commit(source: str) -> str:
+    from huggingface_hub import HfApi
+
+    try:
+        return str(HfApi().dataset_info(source).sha)
+    except Exception as error:
+        raise CalibrationError(_not_on_hub(source, error)) from error
+
+
+def _hub_records(spec: CalibrationSpec) -> Iterator[Record]:
+    from datasets import load_dataset
+
+    commit = spec.digest.rpartition("@")[2] if spec.digest else None
+    try:
+        yield from load_dataset(
+            spec.source, spec.subset, split=spec.split, revision=commit, streaming=True
+        )
+    except Exception as error:
+        raise CalibrationError(_not_on_hub(spec.source, error)) from error
+
+
+def _not_on_hub(source: str, error: Exception) -> str:
+    return (
+        f"calibration text {source!r} is no text set of the package ({', '.join(names())}), no"
+        f" local file or folder, and the hub gave: {type(error).__name__}: {_one_line(error)}"
+    )
+
+
+def _no_text(spec: CalibrationSpec, record: Record) -> str:
+    if spec.text_field in record:
+        found = type(record[spec.text_field]).__name__
+        return (
+            f"calibration text {spec.source!r}: column {spec.text_field!r} holds {found}, not text"
+        )
+    columns = ", ".join(map(str, record)) or "none"
+    return (
+        f"calibration text {spec.source!r} has no column {spec.text_field!r}; set text_field to"
+        f" one of its columns: {columns}"
+    )
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
