@@ -48,7 +48,7 @@ def parse_url(text: str | Path) -> URL:
         return URL.create("sqlite", database=str(text))
     try:
         url = make_url(text)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:
         raise StoreError(
             f"{text.split('://')[0]}://...: not a store's address; write sqlite:///FILE or"
             " postgresql://USER@HOST/DATABASE"

@@ -69,9 +69,13 @@ def _to(target: str) -> sa.ForeignKey:
     return sa.ForeignKey(target, ondelete="RESTRICT")
 
 
+def _to_row(table: str, *columns: str) -> sa.ForeignKeyConstraint:
+    there = [f"{table}.{name}" for name in columns]
+    return sa.ForeignKeyConstraint(columns, there, ondelete="RESTRICT")
+
+
 def _to_unit() -> sa.ForeignKeyConstraint:
-    columns = ["trial_id", "generation", "unit_key"]
-    return sa.ForeignKeyConstraint(columns, [f"unit.{name}" for name in columns])
+    return _to_row("unit", "trial_id", "generation", "unit_key")
 
 
 class Sweep(Base):
@@ -190,9 +194,9 @@ class UnitRow(Base):
 
 
 class _OfUnit:
-    trial_id: Mapped[int] = mapped_column(_id, primary_key=True)
-    generation: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    unit_key: Mapped[str] = mapped_column(sa.Text(), primary_key=True)
+    trial_id: Mapped[int] = mapped_column(_id, primary_key=True, sort_order=-3)
+    generation: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, sort_order=-2)
+    unit_key: Mapped[str] = mapped_column(sa.Text(), primary_key=True, sort_order=-1)
 
 
 class MetricRow(_OfUnit, Base):
@@ -266,11 +270,7 @@ class FailureRow(Base):
     """Why an attempt failed."""
 
     __tablename__ = "failure"
-    __table_args__ = (
-        sa.ForeignKeyConstraint(
-            ["trial_id", "attempt"], ["attempt.trial_id", "attempt.attempt"], ondelete="RESTRICT"
-        ),
-    )
+    __table_args__ = (_to_row("attempt", "trial_id", "attempt"),)
     trial_id: Mapped[int] = mapped_column(_id, primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     error_type: Mapped[Long]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import sqlalchemy as sa
 from alembic import op
 
@@ -111,22 +113,17 @@ def _create_trial() -> None:
         sa.Column("started_s", sa.Double(), nullable=True),
         sa.Column("beat_s", sa.Double(), nullable=True),
         sa.Column("finished_s", sa.Double(), nullable=True),
-        sa.CheckConstraint("(state = 'RUNNING') = (claim_id IS NOT NULL)", name="ck_trial_claim"),
+        sa.CheckConstraint(
+            "(state = 'RUNNING') = (claim_id IS NOT NULL)", name=op.f("ck_trial_claim")
+        ),
         sa.CheckConstraint(
             "state IN ('PENDING', 'RUNNING', 'SUCCEEDED', 'FAILED', 'PRUNED', 'CANCELLED',"
             " 'SKIPPED')",
-            name="ck_trial_state",
+            name=op.f("ck_trial_state"),
         ),
-        sa.CheckConstraint("attempt >= 0", name="ck_trial_attempt"),
-        sa.ForeignKeyConstraint(
-            ["protocol_key"],
-            ["protocol.key"],
-            name="fk_trial_protocol_key_protocol",
-            ondelete="RESTRICT",
-        ),
-        sa.ForeignKeyConstraint(
-            ["sweep_id"], ["sweep.id"], name="fk_trial_sweep_id_sweep", ondelete="RESTRICT"
-        ),
+        sa.CheckConstraint("attempt >= 0", name=op.f("ck_trial_attempt")),
+        _to("trial", "protocol_key", "protocol.key"),
+        _to("trial", "sweep_id", "sweep.id"),
         sa.PrimaryKeyConstraint("id", name="pk_trial"),
         sa.UniqueConstraint("sweep_id", "trial_key", name="uq_trial_sweep_id_trial_key"),
     )
@@ -138,7 +135,7 @@ def _create_attempt() -> None:
     op.create_table(
         "attempt",
         sa.Column("trial_id", _ID, nullable=False),
-        sa.Column("attempt", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("epoch", sa.Integer(), nullable=False),
         sa.Column("claim_id", sa.String(length=64), nullable=False),
         sa.Column("host", sa.Text(), nullable=False),
@@ -153,11 +150,9 @@ def _create_attempt() -> None:
         sa.CheckConstraint(
             "end_reason IN ('OK', 'ERROR', 'GPU_OOM', 'HOST_OOM', 'LOST', 'PREEMPTED', 'TIMEOUT',"
             " 'ABORTED', 'FENCED')",
-            name="ck_attempt_end_reason",
+            name=op.f("ck_attempt_end_reason"),
         ),
-        sa.ForeignKeyConstraint(
-            ["trial_id"], ["trial.id"], name="fk_attempt_trial_id_trial", ondelete="RESTRICT"
-        ),
+        _to("attempt", "trial_id", "trial.id"),
         sa.PrimaryKeyConstraint("trial_id", "attempt", name="pk_attempt"),
     )
 
@@ -173,9 +168,7 @@ def _create_event() -> None:
         sa.Column("to_state", sa.String(length=16), nullable=False),
         sa.Column("actor", sa.String(length=64), nullable=False),
         sa.Column("reason", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["trial_id"], ["trial.id"], name="fk_event_trial_id_trial", ondelete="RESTRICT"
-        ),
+        _to("event", "trial_id", "trial.id"),
         sa.PrimaryKeyConstraint("id", name="pk_event"),
     )
     op.create_index("ix_event_trial_id", "event", ["trial_id"], unique=False)
@@ -185,7 +178,7 @@ def _create_unit() -> None:
     op.create_table(
         "unit",
         sa.Column("trial_id", _ID, nullable=False),
-        sa.Column("generation", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=False),
         sa.Column("unit_key", sa.Text(), nullable=False),
         sa.Column("position", sa.Integer(), nullable=False),
         sa.Column("kind", sa.String(length=64), nullable=False),
@@ -196,10 +189,8 @@ def _create_unit() -> None:
         sa.Column("done_s", sa.Double(), nullable=True),
         sa.Column("weights_sha256", sa.String(length=64), nullable=True),
         sa.Column("warnings", sa.JSON(), nullable=False),
-        sa.CheckConstraint("state IN ('PENDING', 'DONE')", name="ck_unit_state"),
-        sa.ForeignKeyConstraint(
-            ["trial_id"], ["trial.id"], name="fk_unit_trial_id_trial", ondelete="RESTRICT"
-        ),
+        sa.CheckConstraint("state IN ('PENDING', 'DONE')", name=op.f("ck_unit_state")),
+        _to("unit", "trial_id", "trial.id"),
         sa.PrimaryKeyConstraint("trial_id", "generation", "unit_key", name="pk_unit"),
     )
 
@@ -207,20 +198,14 @@ def _create_unit() -> None:
 def _create_artifact() -> None:
     op.create_table(
         "artifact",
+        *_unit_key(),
         sa.Column("kind", sa.String(length=64), nullable=False),
         sa.Column("path", sa.Text(), nullable=False),
         sa.Column("sha256", sa.String(length=64), nullable=False),
         sa.Column("bytes", sa.BigInteger(), nullable=False),
-        sa.Column("trial_id", _ID, nullable=False),
-        sa.Column("generation", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("unit_key", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["trial_id", "generation", "unit_key"],
-            ["unit.trial_id", "unit.generation", "unit.unit_key"],
-            name="fk_artifact_trial_id_generation_unit_key_unit",
-        ),
+        _to_unit("artifact"),
         sa.PrimaryKeyConstraint(
-            "kind", "path", "trial_id", "generation", "unit_key", name="pk_artifact"
+            "trial_id", "generation", "unit_key", "kind", "path", name="pk_artifact"
         ),
     )
 
@@ -228,18 +213,12 @@ def _create_artifact() -> None:
 def _create_cost() -> None:
     op.create_table(
         "cost",
+        *_unit_key(),
         sa.Column("name", sa.String(length=64), nullable=False),
         sa.Column("value", sa.Double(), nullable=True),
         sa.Column("unit", sa.String(length=64), nullable=False),
-        sa.Column("trial_id", _ID, nullable=False),
-        sa.Column("generation", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("unit_key", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["trial_id", "generation", "unit_key"],
-            ["unit.trial_id", "unit.generation", "unit.unit_key"],
-            name="fk_cost_trial_id_generation_unit_key_unit",
-        ),
-        sa.PrimaryKeyConstraint("name", "trial_id", "generation", "unit_key", name="pk_cost"),
+        _to_unit("cost"),
+        sa.PrimaryKeyConstraint("trial_id", "generation", "unit_key", "name", name="pk_cost"),
     )
 
 
@@ -247,7 +226,7 @@ def _create_failure() -> None:
     op.create_table(
         "failure",
         sa.Column("trial_id", _ID, nullable=False),
-        sa.Column("attempt", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("attempt", sa.Integer(), nullable=False),
         sa.Column("error_type", sa.Text(), nullable=False),
         sa.Column("message", sa.Text(), nullable=False),
         sa.Column("traceback", sa.Text(), nullable=False),
@@ -269,6 +248,7 @@ def _create_failure() -> None:
 def _create_metric() -> None:
     op.create_table(
         "metric",
+        *_unit_key(),
         sa.Column("task", sa.Text(), nullable=False),
         sa.Column("name", sa.Text(), nullable=False),
         sa.Column("value", sa.Double(), nullable=True),
@@ -277,17 +257,12 @@ def _create_metric() -> None:
         sa.Column("n", sa.BigInteger(), nullable=False),
         sa.Column("higher_is_better", sa.Boolean(), nullable=False),
         sa.Column("is_primary", sa.Boolean(), nullable=False),
-        sa.Column("trial_id", _ID, nullable=False),
-        sa.Column("generation", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("unit_key", sa.Text(), nullable=False),
-        sa.CheckConstraint("value_flag IN ('nan', 'inf', '-inf')", name="ck_metric_value_flag"),
-        sa.ForeignKeyConstraint(
-            ["trial_id", "generation", "unit_key"],
-            ["unit.trial_id", "unit.generation", "unit.unit_key"],
-            name="fk_metric_trial_id_generation_unit_key_unit",
+        sa.CheckConstraint(
+            "value_flag IN ('nan', 'inf', '-inf')", name=op.f("ck_metric_value_flag")
         ),
+        _to_unit("metric"),
         sa.PrimaryKeyConstraint(
-            "task", "name", "trial_id", "generation", "unit_key", name="pk_metric"
+            "trial_id", "generation", "unit_key", "task", "name", name="pk_metric"
         ),
     )
 
@@ -295,6 +270,7 @@ def _create_metric() -> None:
 def _create_module() -> None:
     op.create_table(
         "module",
+        *_unit_key(),
         sa.Column("module", sa.Text(), nullable=False),
         sa.Column("w_bits", sa.Integer(), nullable=False),
         sa.Column("a_bits", sa.Integer(), nullable=False),
@@ -303,51 +279,60 @@ def _create_module() -> None:
         sa.Column("weights", sa.BigInteger(), nullable=False),
         sa.Column("bits", sa.Double(), nullable=False),
         sa.Column("relative_error", sa.Double(), nullable=True),
-        sa.Column("trial_id", _ID, nullable=False),
-        sa.Column("generation", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("unit_key", sa.Text(), nullable=False),
-        sa.ForeignKeyConstraint(
-            ["trial_id", "generation", "unit_key"],
-            ["unit.trial_id", "unit.generation", "unit.unit_key"],
-            name="fk_module_trial_id_generation_unit_key_unit",
-        ),
-        sa.PrimaryKeyConstraint("module", "trial_id", "generation", "unit_key", name="pk_module"),
+        _to_unit("module"),
+        sa.PrimaryKeyConstraint("trial_id", "generation", "unit_key", "module", name="pk_module"),
     )
 
 
 def _create_outlier() -> None:
     op.create_table(
         "outlier",
+        *_unit_key(),
         sa.Column("module", sa.Text(), nullable=False),
         sa.Column("mask_ratio", sa.Double(), nullable=False),
         sa.Column("positions", sa.String(length=64), nullable=False),
         sa.Column("statistic", sa.String(length=64), nullable=False),
-        sa.Column("rank", sa.Integer(), autoincrement=False, nullable=False),
+        sa.Column("rank", sa.Integer(), nullable=False),
         sa.Column("layer", sa.Integer(), nullable=False),
         sa.Column("element", sa.BigInteger(), nullable=True),
         sa.Column("value", sa.Double(), nullable=True),
         sa.Column("value_flag", sa.String(length=4), nullable=True),
-        sa.Column("trial_id", _ID, nullable=False),
-        sa.Column("generation", sa.Integer(), autoincrement=False, nullable=False),
-        sa.Column("unit_key", sa.Text(), nullable=False),
-        sa.CheckConstraint("value_flag IN ('nan', 'inf', '-inf')", name="ck_outlier_value_flag"),
-        sa.ForeignKeyConstraint(
-            ["trial_id", "generation", "unit_key"],
-            ["unit.trial_id", "unit.generation", "unit.unit_key"],
-            name="fk_outlier_trial_id_generation_unit_key_unit",
+        sa.CheckConstraint(
+            "value_flag IN ('nan', 'inf', '-inf')", name=op.f("ck_outlier_value_flag")
         ),
+        _to_unit("outlier"),
         sa.PrimaryKeyConstraint(
+            "trial_id",
+            "generation",
+            "unit_key",
             "module",
             "mask_ratio",
             "positions",
             "statistic",
             "rank",
-            "trial_id",
-            "generation",
-            "unit_key",
             name="pk_outlier",
         ),
     )
+
+
+def _unit_key() -> tuple[sa.Column[Any], ...]:
+    return (
+        sa.Column("trial_id", _ID, nullable=False),
+        sa.Column("generation", sa.Integer(), nullable=False),
+        sa.Column("unit_key", sa.Text(), nullable=False),
+    )
+
+
+def _to_unit(table: str) -> sa.ForeignKeyConstraint:
+    key = ["trial_id", "generation", "unit_key"]
+    name = f"fk_{table}_trial_id_generation_unit_key_unit"
+    there = [f"unit.{column}" for column in key]
+    return sa.ForeignKeyConstraint(key, there, name=name, ondelete="RESTRICT")
+
+
+def _to(table: str, column: str, there: str) -> sa.ForeignKeyConstraint:
+    name = f"fk_{table}_{column}_{there.split('.')[0]}"
+    return sa.ForeignKeyConstraint([column], [there], name=name, ondelete="RESTRICT")
 
 
 def _fill_degradation_class() -> None:
