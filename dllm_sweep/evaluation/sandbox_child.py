@@ -106,7 +106,7 @@ def main() -> None:
     leave(0)
 
 
-def _paths(arguments: tuple[object, ...]) -> list[str | bytes | os.PathLike]:
+def _paths(arguments: tuple[object, ...]) -> list[str | bytes | os.PathLike[str]]:
     return [one for one in arguments if isinstance(one, str | bytes | os.PathLike)]
 
 

@@ -102,7 +102,7 @@ def fill_parameters(
     Reading one tensor at a time keeps the host's memory at one copy of the weights.
 
     Raises:
-        CheckpointError: If a tensor does not hold floating-point numbers.
+        CheckpointError: If a tensor does not hold finite floating-point numbers.
     """
     by_file: dict[Path, dict[str, str]] = {}
     for name, tensor in tensors.items():
@@ -113,7 +113,11 @@ def fill_parameters(
                 value = opened.get_tensor(stored_name)
                 if not value.is_floating_point():
                     raise CheckpointError(f"{file}: {stored_name} is {value.dtype}, not a float")
-                _set_parameter(model, name, value.to(device=device, dtype=dtype))
+                value = value.to(device=device, dtype=dtype)
+                # Attention may swallow a NaN, so logits that look well are no proof.
+                if not torch.isfinite(value).all():
+                    raise CheckpointError(f"{file}: {stored_name} is not finite in {dtype}")
+                _set_parameter(model, name, value)
 
 
 def stored_dtype(tensors: Mapping[str, StoredTensor], name: str) -> torch.dtype:
