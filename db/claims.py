@@ -9,8 +9,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from dllm_sweep.db.clock import db_now
 from dllm_sweep.db.history import end_attempts, move
-from dllm_sweep.db.schema import ArtifactRow, Attempt, FailureRow, Sweep, Trial, UnitRow, db_now
+from dllm_sweep.db.schema import ArtifactRow, Attempt, FailureRow, Sweep, Trial, UnitRow
 from dllm_sweep.db.transitions import (
     Actor,
     RetryPolicy,

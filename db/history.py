@@ -7,7 +7,8 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from dllm_sweep.db.schema import Attempt, EventRow, Trial, db_now
+from dllm_sweep.db.clock import db_now
+from dllm_sweep.db.schema import Attempt, EventRow, Trial
 from dllm_sweep.db.transitions import Actor, check
 from dllm_sweep.records import EndReason, TrialState
 

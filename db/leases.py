@@ -7,8 +7,9 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from dllm_sweep.db.clock import db_now
 from dllm_sweep.db.history import end_attempts, move
-from dllm_sweep.db.schema import Sweep, Trial, db_now
+from dllm_sweep.db.schema import Sweep, Trial
 from dllm_sweep.db.transitions import Actor
 from dllm_sweep.errors import LeaseHeld, UnknownName
 from dllm_sweep.records import EndReason, Holder, Lease, TrialState

@@ -8,11 +8,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from time import monotonic
 
 from dllm_sweep.db.claims import refuse_illegal_retry
-from dllm_sweep.db.results import refuse_before_quantize, weights_digest
+from dllm_sweep.db.memory_rows import MemorySweep, MemoryTrial, put
 from dllm_sweep.db.transitions import (
     DEFAULT_POLICY,
     Actor,
@@ -23,9 +22,8 @@ from dllm_sweep.db.transitions import (
     reason_text,
     sources,
 )
-from dllm_sweep.errors import Fenced, LeaseHeld, StoreError, UnknownName
+from dllm_sweep.errors import Fenced, LeaseHeld, UnknownName
 from dllm_sweep.records import (
-    Artifact,
     Claim,
     EndReason,
     Failure,
@@ -40,47 +38,6 @@ from dllm_sweep.records import (
 )
 
 
-@dataclass
-class _Trial:
-    id: int
-    sweep: _Sweep
-    plan: PlannedTrial
-    state: TrialState
-    reason: str
-    attempt: int = 0
-    claim_id: str = ""
-    standing: Standing = field(default_factory=Standing)
-    ready_at_s: float = 0.0
-    ended: dict[int, EndReason] = field(default_factory=dict)
-    done: dict[str, tuple[int, UnitResult]] = field(default_factory=dict)
-    """Committed units of the current weights: which attempt, and what."""
-
-    @property
-    def units(self) -> tuple[str, ...]:
-        if self.state is TrialState.SKIPPED:
-            return ()
-        return tuple(unit.key for unit in self.plan.spec.units())
-
-    @property
-    def weights(self) -> Artifact | None:
-        if "quantize" not in self.done:
-            return None
-        artifacts = self.done["quantize"][1].artifacts
-        return next((artifact for artifact in artifacts if artifact.kind == "weights"), None)
-
-
-@dataclass
-class _Sweep:
-    id: int
-    name: str
-    source: str
-    paused: bool = False
-    epoch: int = 0
-    holder: Holder | None = None
-    lease_until_s: float = 0.0
-    trials: dict[str, _Trial] = field(default_factory=dict)
-
-
 class MemoryStore:
     """A Store that ends with its process. Safe to use from several threads.
 
@@ -93,14 +50,14 @@ class MemoryStore:
         self, policy: RetryPolicy = DEFAULT_POLICY, clock: Callable[[], float] = monotonic
     ) -> None:
         self._policy, self._clock = policy, clock
-        self._sweeps: dict[str, _Sweep] = {}
-        self._trials: list[_Trial] = []
+        self._sweeps: dict[str, MemorySweep] = {}
+        self._trials: list[MemoryTrial] = []
         self._lock = threading.RLock()
 
     def plan_sweep(self, name: str, source: str, trials: Sequence[PlannedTrial]) -> SweepRow:
         """Create or extend the sweep `name`: trials that it has already are left as they are."""
         with self._lock:
-            sweep = self._sweeps.pop(name, None) or _Sweep(len(self._sweeps) + 1, name, source)
+            sweep = self._sweeps.pop(name, None) or MemorySweep(len(self._sweeps) + 1, name, source)
             self._sweeps[name] = sweep  # last in order: it was launched last
             sweep.source = source
             for trial in trials:
@@ -174,7 +131,7 @@ class MemoryStore:
                 return trial.state
             self._fence(trial, claim)
             if not mine:
-                _put(trial, claim, result)
+                put(trial, claim, result)
             if len(trial.done) == len(trial.units):
                 self._end(trial, TrialState.SUCCEEDED, Actor.OWNER, EndReason.OK, "")
             return trial.state
@@ -236,57 +193,59 @@ class MemoryStore:
     def close(self) -> None:
         """Nothing to let go of."""
 
-    def _find(self, name: str | None) -> _Sweep:
+    def _find(self, name: str | None) -> MemorySweep:
         if name is None and self._sweeps:
             return list(self._sweeps.values())[-1]
         if name is None or name not in self._sweeps:
             raise UnknownName("sweep", name or "", self._sweeps)
         return self._sweeps[name]
 
-    def _add(self, sweep: _Sweep, plan: PlannedTrial) -> None:
+    def _add(self, sweep: MemorySweep, plan: PlannedTrial) -> None:
         state = TrialState.PENDING if plan.skip_reason is None else TrialState.SKIPPED
         check(None, state, Actor.PLANNER)
-        trial = _Trial(len(self._trials) + 1, sweep, plan, state, plan.skip_reason or "")
+        trial = MemoryTrial(len(self._trials) + 1, sweep, plan, state, plan.skip_reason or "")
         sweep.trials[plan.spec.key] = trial
         self._trials.append(trial)
 
     @contextmanager
-    def _held(self, lease: Lease) -> Iterator[_Sweep]:
+    def _held(self, lease: Lease) -> Iterator[MemorySweep]:
         with self._lock:
             sweep = self._find(lease.sweep)
             if sweep.epoch != lease.epoch:
                 raise Fenced(f"sweep {lease.sweep!r}: another controller has taken over")
             yield sweep
 
-    def _trial(self, trial_id: int) -> _Trial | None:
+    def _trial(self, trial_id: int) -> MemoryTrial | None:
         return next((trial for trial in self._trials if trial.id == trial_id), None)
 
-    def _owned(self, claim: Claim) -> _Trial:
+    def _owned(self, claim: Claim) -> MemoryTrial:
         trial = self._trial(claim.trial_id)
         if trial is None:
             raise Fenced(f"there is no trial {claim.trial_id}")
         return trial
 
-    def _fence(self, trial: _Trial, claim: Claim) -> None:
+    def _fence(self, trial: MemoryTrial, claim: Claim) -> None:
         mine = (TrialState.RUNNING, claim.attempt, claim.claim_id, claim.epoch)
         if (trial.state, trial.attempt, trial.claim_id, trial.sweep.epoch) != mine:
             raise Fenced(f"trial {claim.trial_key[:12]}: attempt {claim.attempt} is fenced off")
 
-    def _move(self, trial: _Trial, to: TrialState, by: Actor, reason: str) -> None:
+    def _move(self, trial: MemoryTrial, to: TrialState, by: Actor, reason: str) -> None:
         check(trial.state, to, by)
         trial.state, trial.reason = to, reason
 
-    def _end(self, trial: _Trial, to: TrialState, by: Actor, end: EndReason, reason: str) -> None:
+    def _end(
+        self, trial: MemoryTrial, to: TrialState, by: Actor, end: EndReason, reason: str
+    ) -> None:
         if trial.state is TrialState.RUNNING:
             trial.ended[trial.attempt] = end
         self._move(trial, to, by, reason)
 
-    def _requeue_running(self, sweep: _Sweep, end: EndReason) -> None:
+    def _requeue_running(self, sweep: MemorySweep, end: EndReason) -> None:
         for trial in sweep.trials.values():
             if trial.state is TrialState.RUNNING:
                 self._end(trial, TrialState.PENDING, Actor.CONTROLLER, end, str(end))
 
-    def _claim_of(self, trial: _Trial) -> Claim:
+    def _claim_of(self, trial: MemoryTrial) -> Claim:
         return Claim(
             trial_id=trial.id,
             trial_key=trial.plan.spec.key,
@@ -299,7 +258,7 @@ class MemoryStore:
             batch_scale=trial.standing.batch_scale,
         )
 
-    def _with_keys(self, sweep_id: int, keys: Sequence[str]) -> list[_Trial]:
+    def _with_keys(self, sweep_id: int, keys: Sequence[str]) -> list[MemoryTrial]:
         return [
             trial
             for trial in self._trials
@@ -307,7 +266,7 @@ class MemoryStore:
             and (not keys or trial.plan.spec.key.startswith(tuple(keys)))
         ]
 
-    def _row(self, trial: _Trial) -> TrialRow:
+    def _row(self, trial: MemoryTrial) -> TrialRow:
         return TrialRow(
             id=trial.id,
             key=trial.plan.spec.key,
@@ -323,19 +282,3 @@ class MemoryStore:
             estimated_s=trial.plan.estimated_s,
             ready_in_s=trial.ready_at_s - self._clock(),
         )
-
-
-def _put(trial: _Trial, claim: Claim, result: UnitResult) -> None:
-    key = result.unit.key
-    if key not in trial.units:
-        raise StoreError(f"trial {trial.id} has no unit {key}")
-    current = None if trial.weights is None else trial.weights.sha256
-    made = weights_digest(claim, result, current)
-    if result.unit.kind != "quantize":
-        refuse_before_quantize(
-            claim, result, quantized="quantize" in trial.done or "quantize" not in trial.units
-        )
-        trial.done.setdefault(key, (claim.attempt, result))
-    elif key not in trial.done or made is None or made != current:
-        trial.done.clear()
-        trial.done[key] = (claim.attempt, result)

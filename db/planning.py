@@ -10,8 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from dllm_sweep.db.clock import db_now
 from dllm_sweep.db.history import log_created
-from dllm_sweep.db.schema import ProtocolRow, Sweep, Trial, UnitRow, db_now
+from dllm_sweep.db.schema import ProtocolRow, Sweep, Trial, UnitRow
 from dllm_sweep.records import PlannedTrial, TrialState
 from dllm_sweep.spec import TrialSpec, to_json
 

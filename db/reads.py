@@ -11,6 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
+from dllm_sweep.db.clock import db_now
 from dllm_sweep.db.engines import Engines, explain, one_line
 from dllm_sweep.db.schema import (
     ArtifactRow,
@@ -22,7 +23,6 @@ from dllm_sweep.db.schema import (
     Sweep,
     Trial,
     UnitRow,
-    db_now,
 )
 from dllm_sweep.errors import InputError
 from dllm_sweep.records import TrialRow, TrialState

@@ -10,6 +10,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
+from dllm_sweep.db.clock import db_now
 from dllm_sweep.db.history import end_attempts, move
 from dllm_sweep.db.planning import new_units
 from dllm_sweep.db.schema import (
@@ -20,7 +21,6 @@ from dllm_sweep.db.schema import (
     OutlierTable,
     Trial,
     UnitRow,
-    db_now,
 )
 from dllm_sweep.db.transitions import Actor
 from dllm_sweep.errors import StoreError
@@ -89,12 +89,13 @@ def finite(value: float | None) -> tuple[float | None, str | None]:
     return None, str(float(value))
 
 
-def _trial(connection: Connection, claim: Claim) -> Row[Any]:
+def _trial(connection: Connection, claim: Claim) -> Any:
     query = sa.select(Trial.id, Trial.generation, Trial.weights_sha256)
-    return connection.execute(query.where(Trial.id == claim.trial_id)).one()
+    row = connection.execute(query.where(Trial.id == claim.trial_id)).one()
+    return row
 
 
-def _unit(connection: Connection, trial: Row[Any], result: UnitResult) -> Row[Any]:
+def _unit(connection: Connection, trial: Row[Any], result: UnitResult) -> Any:
     query = sa.select(UnitRow.state, UnitRow.attempt, UnitRow.weights_sha256).where(
         *_current(trial), UnitRow.unit_key == result.unit.key
     )

@@ -10,9 +10,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
-from sqlalchemy.sql.functions import FunctionElement
 
 from dllm_sweep.records import EndReason, TrialState
 
@@ -34,24 +32,6 @@ Seconds = Annotated[float, mapped_column(sa.Double())]
 Real = Annotated[float, mapped_column(sa.Double())]
 Json = Annotated[Any, mapped_column(sa.JSON())]
 Big = Annotated[int, mapped_column(sa.BigInteger())]
-
-
-class db_now(FunctionElement[float]):
-    """The database's clock in epoch seconds, the only clock of the store."""
-
-    type = sa.Double()
-    inherit_cache = True
-
-
-@compiles(db_now)
-def _now_postgres(element: Any, compiler: Any, **kwargs: Any) -> str:
-    return "CAST(extract(epoch FROM clock_timestamp()) AS double precision)"
-
-
-@compiles(db_now, "sqlite")
-def _now_sqlite(element: Any, compiler: Any, **kwargs: Any) -> str:
-    # unixepoch('now', 'subsec') needs SQLite 3.42 and silently gives NULL before.
-    return "((julianday('now') - 2440587.5) * 86400.0)"
 
 
 class Base(DeclarativeBase):

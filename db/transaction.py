@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
+from dllm_sweep.db.clock import db_now
 from dllm_sweep.db.engines import Engines, one_line
-from dllm_sweep.db.schema import Sweep, Trial, db_now
+from dllm_sweep.db.schema import Sweep, Trial
 from dllm_sweep.errors import Fenced
 from dllm_sweep.records import Claim, Lease, TrialState
 

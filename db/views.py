@@ -265,10 +265,10 @@ PROGRESS = View(
     },
     sql=f"""SELECT s.name AS sweep, s.paused, COUNT(*) AS trials,
     {_COUNTS_SQL},
-    SUM(CASE WHEN t.state IN ('PENDING', 'RUNNING', 'SUCCEEDED') THEN COALESCE(c.units, 0)
-        ELSE 0 END) AS units,
-    SUM(CASE WHEN t.state IN ('PENDING', 'RUNNING', 'SUCCEEDED') THEN COALESCE(c.units_done, 0)
-        ELSE 0 END) AS units_done,
+    CAST(SUM(CASE WHEN t.state IN ('PENDING', 'RUNNING', 'SUCCEEDED')
+        THEN COALESCE(c.units, 0) ELSE 0 END) AS BIGINT) AS units,
+    CAST(SUM(CASE WHEN t.state IN ('PENDING', 'RUNNING', 'SUCCEEDED')
+        THEN COALESCE(c.units_done, 0) ELSE 0 END) AS BIGINT) AS units_done,
     SUM(CASE WHEN t.state IN ('PENDING', 'RUNNING') AND c.units > 0
         THEN t.estimated_s * (c.units - c.units_done) / c.units ELSE 0.0 END) AS estimated_left_s
 FROM trial t JOIN sweep s ON s.id = t.sweep_id
