@@ -25,7 +25,19 @@ _FORBIDDEN = (
     "socket.",
     "subprocess.",
 )
-_CHANGING = ("os.chmod", "os.chown", "os.link", "os.mkdir", "os.remove", "os.rename", "os.rmdir")
+_INSIDE_ONLY = (
+    "os.chdir",
+    "os.chmod",
+    "os.chown",
+    "os.link",
+    "os.mkdir",
+    "os.remove",
+    "os.rename",
+    "os.rmdir",
+    "os.symlink",
+    "os.truncate",
+    "os.utime",
+)
 _WRITE_FLAGS = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_TRUNC
 _REASON_CHARACTERS = 500
 
@@ -46,19 +58,24 @@ def limit(limits: dict[str, int]) -> None:
 
 def shut(folder: str) -> None:
     """Refuse processes, sockets and changes of files outside `folder` from now on."""
-    real = os.path.realpath
+    real, is_folder = os.path.realpath, os.path.isdir
     inside = real(folder) + os.sep
 
+    def is_inside(path: str | bytes | os.PathLike[str]) -> bool:
+        return (real(os.fsdecode(path)) + os.sep).startswith(inside)
+
     def guard(event: str, arguments: tuple[object, ...]) -> None:
+        paths = [one for one in arguments if isinstance(one, str | bytes | os.PathLike)]
         if event == "open":
             path, _, flags = arguments
-            if not isinstance(flags, int) or not flags & _WRITE_FLAGS:
+            writes = isinstance(flags, int) and bool(flags & _WRITE_FLAGS)
+            # A folder's descriptor lets paths start there, past the checks below.
+            if not writes and not (isinstance(path, str | bytes) and is_folder(path)):
                 return
-            if not isinstance(path, str) or not real(path).startswith(inside):
+            if isinstance(path, int) or not all(map(is_inside, paths[:1])):
                 raise PermissionError("the sandbox writes in its own folder only")
-        elif event.startswith(_CHANGING):
-            if not all(real(os.fsdecode(one)).startswith(inside) for one in _paths(arguments)):
-                raise PermissionError("the sandbox writes in its own folder only")
+        elif event.startswith(_INSIDE_ONLY) and not all(map(is_inside, paths)):
+            raise PermissionError("the sandbox changes files in its own folder only")
         elif event.startswith(_FORBIDDEN):
             raise PermissionError(f"the sandbox refuses {event}")
 
@@ -104,10 +121,6 @@ def main() -> None:
     write(report_to, f"{token}\n{reason}".encode(errors="replace"))
     # Without waiting for threads or exit handlers of the program.
     leave(0)
-
-
-def _paths(arguments: tuple[object, ...]) -> list[str | bytes | os.PathLike[str]]:
-    return [one for one in arguments if isinstance(one, str | bytes | os.PathLike)]
 
 
 if __name__ == "__main__":

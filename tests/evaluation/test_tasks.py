@@ -1,0 +1,85 @@
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dllm_sweep.errors import InputError, UnknownName
+from dllm_sweep.evaluation.tasks import FOLDER, load_tasks, task_file, task_names
+from dllm_sweep.spec import TaskSpec
+
+
+def test_every_yaml_file_beside_the_code_is_a_task():
+    assert set(task_names()) == {path.stem for path in FOLDER.glob("*.yaml")}
+
+
+@pytest.mark.parametrize("name", task_names())
+def test_every_task_of_the_package_loads_and_has_items(name):
+    (task,) = load_tasks(TaskSpec(name=name))["tasks"].values()
+    assert len(task.eval_docs) >= 200
+
+
+def test_a_task_file_of_the_users_own_is_found_by_its_path(task_files):
+    assert task_file(task_files["choices"]) == Path(task_files["choices"])
+    (task,) = load_tasks(TaskSpec(name=task_files["choices"]))["tasks"].values()
+    assert len(task.eval_docs) == 7
+
+
+def test_data_beside_the_file_is_found_from_any_folder(task_files, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path.parent)
+    assert load_tasks(TaskSpec(name=task_files["generation"]))["tasks"]
+
+
+def test_shots_stand_in_the_prompt(task_files):
+    spec = TaskSpec(name=task_files["generation"], shots=2)
+    (task,) = load_tasks(spec)["tasks"].values()
+    task.build_all_requests(limit=1)
+    assert task.instances[0].args[0].count("A:") == 3
+
+
+def test_nothing_is_written_anywhere(task_files, tmp_path):
+    """A read-only home and two processes at once must both work."""
+    code = (
+        "from dllm_sweep.evaluation.tasks import load_tasks; from dllm_sweep.spec import TaskSpec;"
+        f"load_tasks(TaskSpec(name={task_files['generation']!r}))"
+    )
+    home = tmp_path / "home"
+    home.mkdir()
+    variables = {"HOME": str(home), "HF_HOME": str(home / "hf"), "PYTHONDONTWRITEBYTECODE": "1"}
+    subprocess.run([sys.executable, "-c", code], env=variables, check=True, capture_output=True)
+    assert [path for path in home.rglob("*") if path.is_file()] == []
+
+
+def test_loading_leaves_the_global_random_state_alone(task_files):
+    random.seed(5)
+    expected = random.random()
+    random.seed(5)
+    load_tasks(TaskSpec(name=task_files["generation"]))
+    assert random.random() == expected
+
+
+def test_missing_data_is_named(task_files, tmp_path):
+    (tmp_path / "data" / "items.jsonl").unlink()
+    with pytest.raises(InputError, match=r"items\.jsonl cannot be read"):
+        load_tasks(TaskSpec(name=task_files["choices"]))
+
+
+def test_a_broken_task_file_is_one_line_that_names_it(task_files):
+    Path(task_files["choices"]).write_text("task: choices\noutput_type: nonsense\n")
+    with pytest.raises(InputError, match=r"choices\.yaml.*cannot be loaded") as caught:
+        load_tasks(TaskSpec(name=task_files["choices"]))
+    assert "\n" not in str(caught.value)
+
+
+def test_an_unknown_task_is_refused():
+    with pytest.raises(UnknownName, match="unknown task 'no_such_task'"):
+        load_tasks(TaskSpec(name="no_such_task"))
+
+
+def test_listing_needs_neither_torch_nor_lm_eval():
+    code = (
+        "import sys; from dllm_sweep.evaluation.tasks import task_names; task_names();"
+        "sys.exit(any(name in sys.modules for name in ('torch', 'lm_eval', 'datasets', 'numpy')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
