@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from dllm_sweep import __version__
 from dllm_sweep.db.interface import Store
 from dllm_sweep.errors import Fenced
 from dllm_sweep.records import Claim, HostInfo, TrialState, UnitResult
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-_VERSIONS = ("dllm-sweep", "torch", "transformers", "lm-eval", "datasets")
+_VERSIONS = ("ray", "torch", "transformers", "lm-eval", "datasets")
 
 
 class TrialActor:
@@ -52,12 +53,12 @@ class TrialActor:
         import torch
 
         gpu = self._options.device == "cuda"
-        versions = [(name, version(name)) for name in _VERSIONS]
+        own = (("dllm-sweep", __version__), ("python", platform.python_version()))
         return HostInfo(
             host=socket.gethostname(),
             pid=os.getpid(),
             device=torch.cuda.get_device_name() if gpu else "cpu",
-            versions=(("python", platform.python_version()), *versions),
+            versions=(*own, *((name, version(name)) for name in _VERSIONS)),
         )
 
     def run(self, claim: Claim, unit: Unit) -> Outcome:
