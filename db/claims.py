@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from dllm_sweep.db.clock import db_now
-from dllm_sweep.db.history import end_attempts, move
+from dllm_sweep.db.history import end_attempts, lock, move
 from dllm_sweep.db.schema import ArtifactRow, Attempt, FailureRow, Sweep, Trial, UnitRow
 from dllm_sweep.db.transitions import (
     Actor,
@@ -115,6 +115,7 @@ def retry(
     """Put trials back to PENDING with fresh budgets; returns how many."""
     refuse_illegal_retry(states)
     chosen = sa.and_(Trial.sweep_id == sweep_id, _has_key(keys), _ended_for(reasons))
+    lock(connection, chosen)
     fresh: dict[str, Any] = {"failures": 0, "losses": 0, "batch_scale": 1.0, "not_before_s": 0.0}
     return sum(
         move(
@@ -127,6 +128,7 @@ def retry(
 def cancel(connection: Connection, sweep_id: int, keys: Sequence[str]) -> int:
     """Cancel PENDING and RUNNING trials; returns how many."""
     chosen = sa.and_(Trial.sweep_id == sweep_id, _has_key(keys))
+    lock(connection, chosen)
     end_attempts(connection, chosen, EndReason.ABORTED)
     return sum(
         move(connection, chosen, state, TrialState.CANCELLED, Actor.USER, "cancelled by the user")

@@ -15,6 +15,15 @@ from dllm_sweep.records import EndReason, TrialState
 _COLUMNS = ("trial_id", "attempt", "at_s", "from_state", "to_state", "actor", "reason")
 
 
+def lock(connection: Connection, trials: sa.ColumnElement[bool]) -> None:
+    """Keep other transactions off `trials`, so that what follows finds them in one state.
+
+    Call it before anything that touches attempts: a commit locks its trial first as well, and two
+    transactions that lock in opposite orders wait for each other for ever.
+    """
+    connection.execute(sa.select(Trial.id).where(trials).order_by(Trial.id).with_for_update())
+
+
 def move(
     connection: Connection,
     trials: sa.ColumnElement[bool],

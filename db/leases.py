@@ -8,7 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
 from dllm_sweep.db.clock import db_now
-from dllm_sweep.db.history import end_attempts, move
+from dllm_sweep.db.history import end_attempts, lock, move
 from dllm_sweep.db.schema import Sweep, Trial
 from dllm_sweep.db.transitions import Actor
 from dllm_sweep.errors import LeaseHeld, UnknownName
@@ -93,6 +93,7 @@ def _refuse_if_held(connection: Connection, row: Row[Any], holder: Holder) -> No
 
 def _requeue_running(connection: Connection, sweep_id: int, end: EndReason, why: str) -> None:
     running = Trial.sweep_id == sweep_id
+    lock(connection, running)
     end_attempts(connection, running, end)
     move(
         connection,

@@ -91,8 +91,7 @@ def finite(value: float | None) -> tuple[float | None, str | None]:
 
 def _trial(connection: Connection, claim: Claim) -> Any:
     query = sa.select(Trial.id, Trial.generation, Trial.weights_sha256)
-    row = connection.execute(query.where(Trial.id == claim.trial_id)).one()
-    return row
+    return connection.execute(query.where(Trial.id == claim.trial_id)).one()
 
 
 def _unit(connection: Connection, trial: Row[Any], result: UnitResult) -> Any:
@@ -129,7 +128,7 @@ def _quantized(connection: Connection, trial: Row[Any]) -> bool:
     return connection.execute(waiting).first() is None
 
 
-def _supersede(connection: Connection, trial: Row[Any], claim: Claim) -> Row[Any]:
+def _supersede(connection: Connection, trial: Row[Any], claim: Claim) -> Any:
     """Start a new generation: what was measured on other weights stays, but out of sight."""
     generation = trial.generation + 1
     connection.execute(sa.update(Trial).where(Trial.id == trial.id).values(generation=generation))

@@ -14,4 +14,4 @@ depends_on = None
 
 def upgrade() -> None:
     """Bring the tables from version ${down_revision} to ${up_revision}."""
-    ${upgrades if upgrades else "raise NotImplementedError"}
+    ${upgrades}
