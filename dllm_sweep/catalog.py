@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -23,6 +24,8 @@ EXAMPLE_SCHEMES = (
 )
 """Schemes that the study uses; any other bit-widths and group sizes are legal too."""
 
+_SLIP = 0.8
+"""Likeness of two names, from 0 to 1, above which one is taken for the other misspelt."""
 _METHOD_PARTS = ("version", "needs_calibration", "symmetric", "refusal", "quantize")
 
 
@@ -88,8 +91,12 @@ def resolve_calibration(spec: CalibrationSpec) -> CalibrationSpec:
     Raises:
         InputError: If there is no such set, or it cannot be read.
     """
-    from dllm_sweep.calibration.sources import calibration_digest
+    from dllm_sweep.calibration.sources import calibration_digest, local_path
 
+    near = difflib.get_close_matches(spec.source, names("calibration"), n=1, cutoff=_SLIP)
+    if near and near[0] != spec.source and local_path(spec.source) is None:
+        # A slip of the pen must not become a request to the hub.
+        raise UnknownName("calibration", spec.source, names("calibration"))
     return replace(spec, digest=calibration_digest(spec))
 
 

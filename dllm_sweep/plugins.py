@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
+from functools import cache
 from importlib.metadata import entry_points
 from pathlib import Path
 from types import ModuleType
@@ -44,7 +45,9 @@ def load(kind: str, name: str) -> Any:
     return importlib.import_module(f"dllm_sweep.{_FOLDERS[kind]}.{name}").PLUGIN
 
 
+@cache
 def _entry_points(kind: str) -> Any:
+    # Reading the metadata of all installed packages takes 20 ms; planning asks for each trial.
     return entry_points(group=f"dllm_sweep.{kind.replace(' ', '_')}s")
 
 

@@ -109,19 +109,26 @@ def _wrong_parameters(method: str, parameters: dict[str, Any]) -> list[Finding]:
 class TextEntry(Entry):
     """A choice of text: a set of the package, a local file or folder, or a hub data set."""
 
-    source: str = CalibrationSpec.source
     samples: Count = CalibrationSpec.samples
     length: Count = CalibrationSpec.length
     seed: Seed = CalibrationSpec.seed
     split: str = CalibrationSpec.split
     subset: str | None = None
     text_field: str = CalibrationSpec.text_field
+    # The last field: its validator sees the others, and reports beside what is wrong in them.
+    source: str = Field(default=CalibrationSpec.source, validate_default=True)
 
-    @model_validator(mode="after")
-    def _exists(self, info: ValidationInfo) -> TextEntry:
-        with refusing("source"):
-            self.text(info.context["folder"])
-        return self
+    @field_validator("source")
+    @classmethod
+    def _exists(cls, value: str, info: ValidationInfo) -> str:
+        where = {
+            key: info.data[key] for key in ("split", "subset", "text_field") & info.data.keys()
+        }
+        with refusing():
+            catalog.resolve_calibration(
+                CalibrationSpec(source=_text_location(value, info.context["folder"]), **where)
+            )
+        return value
 
     def text(self, folder: Path) -> CalibrationSpec:
         """The text with its digest; a file is looked for beside the sweep file.
@@ -129,9 +136,7 @@ class TextEntry(Entry):
         Raises:
             InputError: If there is no such text.
         """
-        beside = (folder / self.source).resolve()
-        known = self.source in catalog.names("calibration") or not beside.exists()
-        source = self.source if known else str(beside)
+        source = _text_location(self.source, folder)
         return catalog.resolve_calibration(replace(self._as_written(), source=source))
 
     def _as_written(self) -> CalibrationSpec:
@@ -144,6 +149,12 @@ class TextEntry(Entry):
             subset=self.subset,
             text_field=self.text_field,
         )
+
+
+def _text_location(source: str, folder: Path) -> str:
+    beside = (folder / source).resolve()
+    known = source in catalog.names("calibration") or not beside.exists()
+    return source if known else str(beside)
 
 
 class CalibrationEntry(TextEntry):

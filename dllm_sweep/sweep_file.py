@@ -6,6 +6,7 @@ or raises one SweepFileError with all problems, each with its line.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -42,7 +43,7 @@ from dllm_sweep.sweep_entries import (
     Seed,
     TaskEntry,
 )
-from dllm_sweep.sweep_problems import Finding, explain, refuse, refusing
+from dllm_sweep.sweep_problems import Finding, explain, refuse
 from dllm_sweep.yaml_places import YamlProblems, load
 
 AXES = {
@@ -70,9 +71,26 @@ def _pattern(value: Any) -> Any:
 
 
 def _scheme_exists(value: str) -> str:
-    with refusing():
-        value = str(QuantScheme.parse(value))
-    return value
+    try:
+        return str(QuantScheme.parse(value))
+    except InputError as error:
+        near = _nearest_scheme(value)
+        refuse([Finding((), f"{error}: did you mean {near!r}?" if near else str(error))])
+        raise
+
+
+def _nearest_scheme(text: str) -> str | None:
+    """Put the parts of a scheme that was written in another order or form into the right one."""
+    parts = re.findall(r"(?:w|a|kv|g)\d+|asym|sym|qkv", text.lower())
+    order = ("w", "a", "kv", "g", "asym", "sym", "qkv")
+    parts.sort(key=lambda part: order.index(part.rstrip("0123456789")))
+    bits = [part for part in parts if part[0] in "wa" and part != "asym"]
+    try:
+        return str(
+            QuantScheme.parse("-".join(["".join(bits), *(p for p in parts if p not in bits)]))
+        )
+    except InputError:
+        return None
 
 
 Patterns = Annotated[

@@ -69,12 +69,21 @@ def explain(error: ValidationError, model: type[BaseModel], document: Document) 
         model: The file's model; its fields are the keys that exist.
         document: The file, for the lines.
     """
-    found = [pair for details in error.errors() for pair in _findings(details, model)]
+    errors = [details for details in error.errors() if not _is_echo(details, error.errors())]
+    found = [pair for details in errors for pair in _findings(details, model)]
     located = sorted(
-        ((document.line(place) or 0, _path(place), message) for place, message in found),
+        ((document.line(place) or 0, _path(place, document), message) for place, message in found),
         key=lambda item: item[0],
     )
     return list(dict.fromkeys(_sentence(*item) for item in located))
+
+
+def _is_echo(details: ErrorDetails, errors: Sequence[ErrorDetails]) -> bool:
+    """Whether a list only counts as empty because none of its items is right."""
+    place = details["loc"]
+    return details["type"] == "too_short" and any(
+        len(other["loc"]) > len(place) and other["loc"][: len(place)] == place for other in errors
+    )
 
 
 def _findings(details: ErrorDetails, model: type[BaseModel]) -> list[tuple[Place, str]]:
@@ -138,10 +147,15 @@ def _shown(value: object) -> str:
     return str(value) if _is_scalar(value) else repr(value)
 
 
-def _path(place: Place) -> str:
-    """Write a place as `methods[1].alpha`."""
-    steps = (f"[{step}]" if isinstance(step, int) else f".{step}" for step in place)
-    return "".join(steps).removeprefix(".")
+def _path(place: Place, document: Document) -> str:
+    """Write a place as `methods[1].alpha`; one thing that stands for a list has no index."""
+    path = ""
+    for depth, step in enumerate(place, start=1):
+        if not isinstance(step, int):
+            path += f".{step}"
+        elif place[:depth] in document.lines:
+            path += f"[{step}]"
+    return path.removeprefix(".")
 
 
 def _sentence(line: int, path: str, message: str) -> str:

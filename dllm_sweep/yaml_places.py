@@ -30,10 +30,10 @@ class Document:
     lines: dict[Place, int]
 
     def line(self, place: Place) -> int | None:
-        """The line of `place`, or of the nearest place around it that the text has."""
-        while place not in self.lines and place:
+        """The line of `place`, or of the nearest place around it; None if the text has neither."""
+        while place and place not in self.lines:
             place = place[:-1]
-        return self.lines.get(place)
+        return self.lines[place] if place else None
 
 
 class YamlProblems(Exception):
@@ -61,8 +61,8 @@ def load(text: str) -> Document:
     Raises:
         YamlProblems: If the text is not one YAML document or repeats a key.
     """
-    loader = _Loader(text)
     try:
+        loader = _Loader(text)
         root = loader.get_single_node()
         if root is None:
             return Document(None, {})
@@ -73,8 +73,6 @@ def load(text: str) -> Document:
         return Document(loader.construct_document(root), _lines(root))
     except yaml.YAMLError as error:
         raise YamlProblems([_explain(error)]) from error
-    finally:
-        loader.dispose()
 
 
 def _walk(node: yaml.Node, place: Place, seen: set[int]) -> Iterator[tuple[Place, yaml.Node]]:

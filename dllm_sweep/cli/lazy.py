@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 import click
 
-from dllm_sweep.errors import SweepError, suggestion
+from dllm_sweep.errors import SweepError, SweepFileError, suggestion
 
 INTERRUPTED = 130
 
@@ -67,16 +67,18 @@ class LazyGroup(click.Group):
             error.show()
             sys.exit(error.exit_code)
         except SweepError as error:
-            _say(str(error), debug="--debug" in written)
+            # Each line about a sweep file begins with the file, as editors like it.
+            start = "" if isinstance(error, SweepFileError) else "dllm-sweep: "
+            _say(f"{start}{error}", debug="--debug" in written)
             sys.exit(error.exit_code)
         except (click.Abort, KeyboardInterrupt):
-            _say("interrupted", debug=False)
+            _say("dllm-sweep: interrupted", debug=False)
             sys.exit(INTERRUPTED)
         except Exception as error:
             debug = "--debug" in written
             text = " ".join(f"{type(error).__name__}: {error}".split())
             hint = "" if debug else " (run `dllm-sweep --debug ...` to see where)"
-            _say(f"unexpected error: {text}{hint}", debug=debug)
+            _say(f"dllm-sweep: unexpected error: {text}{hint}", debug=debug)
             sys.exit(SweepError.exit_code)
         sys.exit(result if isinstance(result, int) else 0)
 
@@ -84,5 +86,4 @@ class LazyGroup(click.Group):
 def _say(message: str, *, debug: bool) -> None:
     if debug:
         traceback.print_exc()
-    for line in message.splitlines():
-        click.echo(f"dllm-sweep: {line}", err=True)
+    click.echo(message, err=True)

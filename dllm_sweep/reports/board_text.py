@@ -5,7 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import groupby
 
-from dllm_sweep.reports.leaderboard import Board, Entry, class_text, number_text, score_text
+from dllm_sweep.reports.leaderboard import (
+    Board,
+    Entry,
+    class_text,
+    number_text,
+    score_text,
+    without_zero,
+)
 
 _AXES = ("parameters", "calibration", "seed")
 """Shown only where they differ between the trials of a board."""
@@ -49,14 +56,15 @@ def _differs(board: Board, axis: str) -> bool:
 
 def _cells(board: Board, entry: Entry, axes: Sequence[str], *, compact: bool) -> list[str]:
     row = entry.row
+    shorten = without_zero if compact else str
     scheme = "-" if entry.is_baseline else str(row["scheme"]).replace("-asym", "")
     return [
         str(row["method"]).rsplit("/", 1)[-1],
         scheme,
         *("-" if row[axis] is None else str(row[axis]) for axis in axes),
         *(score_text(entry.scores.get(task), compact=compact) for task in board.tasks),
-        number_text(row["score_mean"]),
-        number_text(None if entry.is_baseline else row["delta"], sign=True),
+        shorten(number_text(row["score_mean"])),
+        shorten(number_text(None if entry.is_baseline else row["delta"], sign=True)),
         number_text(row["average_bits"], digits=2),
         class_text(entry),
     ]

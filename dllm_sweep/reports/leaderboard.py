@@ -19,8 +19,9 @@ SCORES_SQL = """SELECT sweep, trial_key, task, metric, value, stderr, n FROM res
 WHERE is_primary ORDER BY sweep, trial_key, task, metric"""
 BOARD_SQL = """SELECT * FROM leaderboard ORDER BY sweep, protocol_key, model, place, label"""
 LEGEND = (
-    "Scores ± one standard error; delta is the mean's to full precision. Relative loss below 1 %"
-    " is\nnegligible, to 4 % moderate, above significant. Schemes without -sym are asymmetric."
+    "Scores ± one standard error; delta is the mean's to full precision; a relative\n"
+    "loss below 1 % is negligible, to 4 % moderate, above significant. Grids without\n"
+    "-sym are asymmetric."
 )
 
 
@@ -208,8 +209,13 @@ def score_text(score: Score | None, *, compact: bool = False) -> str:
     if score.stderr is not None:
         parts.append(number_text(score.stderr))
     if compact:
-        return "±".join(part.removeprefix("0") if "." in part else part for part in parts)
+        return "±".join(map(without_zero, parts))
     return " ± ".join(parts)
+
+
+def without_zero(number: str) -> str:
+    """Write `0.912` as `.912` and `-0.010` as `-.010`."""
+    return number.replace("0.", ".", 1) if number.lstrip("+-").startswith("0.") else number
 
 
 def number_text(value: float | None, *, digits: int = 3, sign: bool = False) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 _SHORT_KEY = 8
 _SECTIONS = ("units", "metrics", "costs", "modules", "attempts", "failures", "artifacts")
+_TIMES = ("created_s", "started_s", "finished_s", "ended_s", "done_s")
 _LONG_COLUMNS = ("traceback", "log_tail", "versions", "log_path")
 """Left out of tables for people; JSON has them, and `logs` prints them."""
 
@@ -68,7 +70,11 @@ def render_detail(detail: TrialDetail, form: str) -> str:
         return json.dumps(_detail_json(detail), indent=1, default=str) + "\n"
     if form == "csv":
         return as_csv(Listing(detail.metrics.columns, detail.metrics.rows))
-    facts = {key: value for key, value in detail.trial.items() if value not in (None, "")}
+    facts = {
+        key: _for_people(key, value)
+        for key, value in detail.trial.items()
+        if value not in (None, "")
+    }
     parts = [plain(Listing(("", ""), tuple(facts.items()))).lstrip("\n")]
     for name in _SECTIONS:
         table: Table = getattr(detail, name)
@@ -79,8 +85,16 @@ def render_detail(detail: TrialDetail, form: str) -> str:
 
 def _shortened(table: Table) -> Listing:
     kept = [index for index, name in enumerate(table.columns) if name not in _LONG_COLUMNS]
-    rows = tuple(tuple(row[index] for index in kept) for row in table.rows)
+    rows = tuple(
+        tuple(_for_people(table.columns[index], row[index]) for index in kept) for row in table.rows
+    )
     return Listing(tuple(table.columns[index] for index in kept), rows)
+
+
+def _for_people(column: str, value: Any) -> Any:
+    if column in _TIMES and value is not None:
+        return datetime.fromtimestamp(value).isoformat(sep=" ", timespec="seconds")
+    return value
 
 
 def _detail_json(detail: TrialDetail) -> dict[str, Any]:
