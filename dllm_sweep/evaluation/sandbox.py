@@ -73,7 +73,13 @@ def _run(program: str, tests: str, timeout_s: float, memory_mib: int) -> Sandbox
         "RLIMIT_NPROC": 0,
         "RLIMIT_CORE": 0,
     }
-    order = {"program": program, "tests": tests, "token": token, "limits": limits}
+    order = {
+        "program": program,
+        "tests": tests,
+        "token": token,
+        "limits": limits,
+        "alarm_s": math.ceil(timeout_s) + 1,
+    }
     reading, writing = os.pipe()
     try:
         with tempfile.TemporaryDirectory(prefix="dllm-sweep-") as folder:

@@ -7,6 +7,7 @@ tests, and reports on a pipe, with the token it was given, how that ended.
 import json
 import os
 import resource
+import signal
 import sys
 from types import CodeType
 
@@ -109,6 +110,8 @@ def main() -> None:
     token = order["token"]
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     limit(order["limits"])
+    # If the parent is killed, nobody else ends a program that sleeps.
+    signal.alarm(order["alarm_s"])
     try:
         program = compile(order["program"], "<program>", "exec")
         tests = compile(order["tests"], "<tests>", "exec")

@@ -1,8 +1,10 @@
+import json
 from pathlib import Path
 
 import pytest
 
 from dllm_sweep import load_model
+from dllm_sweep.evaluation import tasks
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -47,6 +49,30 @@ metric_list:
   - {metric: acc_norm, aggregation: mean, higher_is_better: true}
 metadata: {version: 1, primary_metric: acc_norm}
 """
+
+
+GROUP = """
+group: both
+task: [choices, sums_again]
+aggregate_metric_list: [{metric: acc, weight_by_size: true}]
+metadata: {version: 1}
+"""
+
+
+@pytest.fixture
+def lm_eval_tasks(task_files, tmp_path, monkeypatch):
+    """An index as lm-eval's own, over a folder: a task, another one like it, their group, a tag."""
+    from lm_eval.tasks import TaskManager
+
+    data = json.dumps({"test": str(tmp_path / "data" / "items.jsonl")})
+    for name in ("choices", "sums_again"):
+        text = CHOICES.replace("task: choices", f"task: {name}\ntag: tagged")
+        text = text.replace("{test: data/items.jsonl}", data)
+        Path(tmp_path / f"{name}.yaml").write_text(text)
+    (tmp_path / "both.yaml").write_text(GROUP)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    manager = TaskManager(include_defaults=False, include_path=str(tmp_path))
+    monkeypatch.setattr(tasks, "_lm_eval_tasks", lambda: manager)
 
 
 @pytest.fixture

@@ -81,6 +81,14 @@ def test_progress_reaches_the_number_of_rows(model, task_files):
     assert seen[-1] == (7, 7)
 
 
+def test_a_group_has_one_score_over_the_items_of_its_tasks(model, lm_eval_tasks):
+    result = evaluate(model, "both")
+    (metric,) = result.metrics
+    assert (metric.task, metric.name, metric.n, metric.primary) == ("both", "acc", 14, True)
+    assert metric.stderr is not None
+    assert [sample.task for sample in result.samples] == ["choices"] * 7 + ["sums_again"] * 7
+
+
 def test_a_metric_with_several_filters_keeps_the_filters_in_its_name():
     results = {
         "results": {

@@ -1,4 +1,7 @@
 import os
+import select
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -147,6 +150,34 @@ def test_broken_programs_are_named(program, error):
     result = run_program(program)
     assert not result.ok
     assert result.reason.startswith(error)
+
+
+def test_a_program_ends_even_if_its_parent_is_killed(tmp_path):
+    note = tmp_path / "pid"
+    program = (
+        "import os, time, sys\nfrom dllm_sweep.evaluation import sandbox\n"
+        "start = sandbox._start\n"
+        "def started(*args):\n"
+        "    child = start(*args)\n"
+        f"    open({str(note)!r}, 'w').write(str(child.pid))\n"
+        "    return child\n"
+        "sandbox._start = started\n"
+        "sandbox._finish = lambda child, order, seconds: (\n"
+        "    child.stdin.write(order), child.stdin.close(), os.kill(os.getpid(), 9))\n"
+        "sandbox.run_program('import time; time.sleep(60)', timeout_s=0.5)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=False)
+    pid, limit = int(note.read_text()), time.monotonic() + 10
+    while is_running(pid) and time.monotonic() < limit:
+        select.select([], [], [], 0.05)
+    assert not is_running(pid)
+
+
+def is_running(pid):
+    try:
+        return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
+    except FileNotFoundError:
+        return False
 
 
 def test_nothing_is_left_open():

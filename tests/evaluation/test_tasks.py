@@ -72,7 +72,16 @@ def test_a_broken_task_file_is_one_line_that_names_it(task_files):
     assert "\n" not in str(caught.value)
 
 
-def test_an_unknown_task_is_refused():
+def test_a_task_of_lm_eval_is_found_by_its_name(lm_eval_tasks):
+    assert set(load_tasks(TaskSpec(name="choices"))["tasks"]) == {"choices"}
+
+
+def test_a_tag_is_refused_with_its_tasks(lm_eval_tasks):
+    with pytest.raises(InputError, match="one by one: choices, sums_again"):
+        load_tasks(TaskSpec(name="tagged"))
+
+
+def test_an_unknown_task_is_refused(lm_eval_tasks):
     with pytest.raises(UnknownName, match="unknown task 'no_such_task'"):
         load_tasks(TaskSpec(name="no_such_task"))
 
