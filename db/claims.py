@@ -174,6 +174,7 @@ def _claim_of(connection: Connection, trial_id: int, claim_id: str) -> Claim:
         attempt=trial.attempt,
         epoch=trial.epoch,
         claim_id=claim_id,
+        label=trial.label,
         trial=from_json(TrialSpec, trial.spec),
         done=tuple(done),
         weights=_weights_of(connection, trial),

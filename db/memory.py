@@ -252,6 +252,7 @@ class MemoryStore:
             attempt=trial.attempt,
             epoch=trial.sweep.epoch,
             claim_id=trial.claim_id,
+            label=trial.plan.label,
             trial=trial.plan.spec,
             done=tuple(key for key in trial.units if key in trial.done),
             weights=trial.weights,

@@ -166,7 +166,7 @@ class Controller:
 
     def _submit(self, worker: int, flight: _Flight) -> None:
         flight.started_s = self._clock()
-        self._display.unit_started(worker, flight.claim.trial.label, flight.unit.key)
+        self._display.unit_started(worker, flight.claim.label, flight.unit.key)
         self._pool.submit(worker, flight.claim, flight.unit)
 
     def _land(self, finished: Finished) -> None:
@@ -177,7 +177,7 @@ class Controller:
             self._ended(finished.worker, flight, finished.result)
 
     def _ended(self, worker: int, flight: _Flight, outcome: Outcome) -> None:
-        label = flight.claim.trial.label
+        label = flight.claim.label
         if outcome.fresh_process:
             self._replace(worker)
         if outcome.failure is None and outcome.state is not None:
@@ -194,7 +194,7 @@ class Controller:
     def _advance(self, worker: int, flight: _Flight, state: TrialState) -> None:
         if state is not TrialState.RUNNING:
             del self._flights[worker]
-            self._display.trial_ended(flight.claim.trial.label, state.value, None)
+            self._display.trial_ended(flight.claim.label, state.value, None)
             return
         if self._stop.drain:
             # The trial stays RUNNING in the store until the lease is given back.
@@ -231,7 +231,7 @@ class Controller:
     def _end(self, worker: int, flight: _Flight, reason: EndReason, message: str) -> None:
         del self._flights[worker]
         failure = failures.lost(reason, message, flight.unit, self._pool.log_path(flight.claim))
-        label = flight.claim.trial.label
+        label = flight.claim.label
         try:
             state = self._store.end_attempt(flight.claim, failure)
         except Fenced:

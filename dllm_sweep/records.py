@@ -71,6 +71,8 @@ class Claim:
     epoch: int
     claim_id: str
     """Random text chosen by the claimer: a repeated claim with it returns the same attempt."""
+    label: str
+    """The trial's name for people."""
     trial: TrialSpec
     done: tuple[str, ...]
     """Keys of units that earlier attempts committed and that still hold."""

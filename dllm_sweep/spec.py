@@ -257,16 +257,6 @@ class TrialSpec:
         """Whether this is the full-precision run that others are compared with."""
         return self.method == FULL_PRECISION_METHOD
 
-    @property
-    def label(self) -> str:
-        """A name for people: model, method with parameters, scheme, calibration."""
-        if self.is_baseline:
-            return f"{self.model} {self.method}"
-        options = ",".join(f"{name}={value}" for name, value in self.parameters)
-        method = f"{self.method}({options})" if options else self.method
-        calibration = "" if self.calibration is None else f" {self.calibration}"
-        return f"{self.model} {method} {self.scheme}{calibration}"
-
     def units(self) -> tuple[Unit, ...]:
         """The units of work of this trial, in the order in which they run."""
         first = () if self.is_baseline else (Unit(kind="quantize"),)

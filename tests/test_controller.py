@@ -28,7 +28,8 @@ PROTOCOL = ProtocolSpec(tasks=(TaskSpec(name="tiny_math"),), outliers=None)
 def planned(method, scheme="w4a16", model="llada-tiny", priority=0):
     full = FULL_PRECISION if method == "fp" else QuantScheme.parse(scheme)
     spec = TrialSpec(model=ModelRef(name=model), method=method, scheme=full, protocol=PROTOCOL)
-    return PlannedTrial(spec=spec, label=spec.label, priority=priority, estimated_s=1.0)
+    label = f"{model} fp" if method == "fp" else f"{model} {method} {scheme}"
+    return PlannedTrial(spec=spec, label=label, priority=priority, estimated_s=1.0)
 
 
 class HerePool:
@@ -43,7 +44,7 @@ class HerePool:
 
     def submit(self, worker, claim, unit):
         self.queue.append((worker, claim, unit))
-        self.log.append((claim.trial.label, claim.attempt, unit.key))
+        self.log.append((claim.label, claim.attempt, unit.key))
 
     def wait(self, timeout_s):
         worker, claim, unit = self.queue.pop(0)
@@ -265,7 +266,7 @@ def test_quantizing_again_to_other_weights_runs_the_superseded_units_again(sweep
             sweep.store.commit_unit(claim, weights("b"))
         return score(claim, unit)
 
-    sweep.plan(PlannedTrial(spec=spec, label=spec.label))
+    sweep.plan(PlannedTrial(spec=spec, label="m rtn"))
     assert sweep.run(work).succeeded == 1
     assert [unit for _, _, unit in sweep.pool.log] == [
         "quantize",

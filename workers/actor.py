@@ -65,7 +65,7 @@ class TrialActor:
         """Run a unit and commit its result; an error ends the attempt with its description."""
         path = files.log_path(self._options.files, claim.trial_id, claim.trial_key, claim.attempt)
         with _output_to(path):
-            log.info("unit %s of %s, attempt %d", unit.key, claim.trial.label, claim.attempt)
+            log.info("unit %s of %s, attempt %d", unit.key, claim.label, claim.attempt)
             try:
                 return self._run(claim, unit)
             except Fenced as error:

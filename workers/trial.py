@@ -141,7 +141,7 @@ class Workbench:
 
     def _restore(self, claim: Claim, artifact: Artifact | None) -> DiffusionModel:
         if artifact is None or not files.is_whole(artifact, self.options.files):
-            raise WeightsLost(f"the quantized weights of {claim.trial.label} are not there")
+            raise WeightsLost(f"the quantized weights of {claim.label} are not there")
         log.info("restoring quantized weights %s", artifact.path)
         model = self._load(claim.trial)
         self._holds = None

@@ -54,7 +54,7 @@ class Build:
         return [
             PlannedTrial(
                 spec=spec,
-                label=spec.label,
+                label=f"{spec.model} {spec.method} {spec.scheme}",
                 skip_reason=skip,
                 estimated_s=40.0,
                 priority=int(spec.is_baseline),
