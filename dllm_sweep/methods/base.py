@@ -9,7 +9,7 @@ from typing import ClassVar, Protocol
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.records import ModuleRow
-from dllm_sweep.spec import QuantScheme
+from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
 
 ProgressCallback = Callable[[int, int], None]
 """Called with (blocks done, blocks in all)."""
@@ -29,6 +29,8 @@ class QuantizationReport:
     @property
     def average_bits(self) -> float:
         """Mean bits of a weight over the quantized linears, scales and zero points included."""
+        if not self.modules:
+            return float(FULL_PRECISION_BITS)
         return sum(row.bits for row in self.modules) / sum(row.weights for row in self.modules)
 
 

@@ -1,4 +1,4 @@
-"""A small LLaDA with random weights: norms apart from one, nothing tied."""
+"""A small LLaDA with random weights (norms apart from one, nothing tied), and batches for it."""
 
 import pytest
 import torch
@@ -47,12 +47,12 @@ def build_model(*, seed=0, layers=2, dtype=torch.float32):
 
 
 @pytest.fixture
-def make_model():
+def make_small_llada():
     return build_model
 
 
 @pytest.fixture
-def model():
+def small_llada():
     return build_model()
 
 

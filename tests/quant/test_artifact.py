@@ -1,0 +1,82 @@
+import hashlib
+
+import pytest
+import torch
+
+from dllm_sweep.errors import StoreError
+from dllm_sweep.methods import quantize
+from dllm_sweep.quant import artifact
+from dllm_sweep.spec import QuantScheme
+
+IDS = torch.arange(2, 34)[None]
+
+
+@pytest.fixture
+def saved(small_llada, tmp_path):
+    quantize(small_llada, method="rtn", scheme="w4a6-g16", skip_modules=["*.o_proj"])
+    file = tmp_path / "deep" / "weights.safetensors"
+    modules = small_llada.quantization_report.modules
+    made = artifact.save(small_llada, file, scheme=QuantScheme.parse("w4a6-g16"), modules=modules)
+    return small_llada, file, made
+
+
+def test_a_restored_model_predicts_bit_for_bit_the_same(saved, make_small_llada):
+    model, file, made = saved
+    fresh = make_small_llada()
+    rows = artifact.load(fresh, file, sha256=made.sha256)
+    assert torch.equal(fresh.logits(IDS), model.logits(IDS))
+    assert rows == model.quantization_report.modules
+
+
+def test_the_record_tells_digest_and_size_and_nothing_else_is_left(saved):
+    _, file, made = saved
+    content = file.read_bytes()
+    assert made.sha256 == hashlib.sha256(content).hexdigest()
+    assert (made.kind, made.path, made.bytes) == ("weights", str(file), len(content))
+    assert list(file.parent.iterdir()) == [file]
+
+
+def damage_the_end(content):
+    return content[:-100]
+
+
+def damage_one_bit(content):
+    return content[:-50] + bytes([content[-50] ^ 1]) + content[-49:]
+
+
+@pytest.mark.parametrize("damage", [damage_the_end, damage_one_bit])
+def test_a_damaged_file_is_refused_and_nothing_is_changed(saved, make_small_llada, damage):
+    _, file, made = saved
+    file.write_bytes(damage(file.read_bytes()))
+    fresh = make_small_llada()
+    before = fresh.logits(IDS)
+    with pytest.raises(StoreError, match="damaged"):
+        artifact.load(fresh, file, sha256=made.sha256)
+    assert torch.equal(fresh.logits(IDS), before)
+
+
+def test_a_truncated_file_is_refused_even_without_a_digest(saved, make_small_llada):
+    _, file, _ = saved
+    file.write_bytes(file.read_bytes()[:-100])
+    with pytest.raises(StoreError, match="does not hold quantized weights"):
+        artifact.load(make_small_llada(), file)
+
+
+def test_a_missing_file_and_a_file_of_another_model_are_refused(saved, make_small_llada, tmp_path):
+    _, file, made = saved
+    with pytest.raises(StoreError, match="missing"):
+        artifact.load(make_small_llada(), tmp_path / "none", sha256=made.sha256)
+    with pytest.raises(StoreError, match=r"another model: it holds model\.layers\.1"):
+        artifact.load(make_small_llada(layers=1), file, sha256=made.sha256)
+
+
+def test_a_write_that_fails_leaves_nothing_behind(small_llada, tmp_path, monkeypatch):
+    quantize(small_llada, method="rtn", scheme="w4a16")
+
+    def full(*args, **kwargs):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(artifact.os, "replace", full)
+    with pytest.raises(OSError, match="no space"):
+        artifact.save(small_llada, tmp_path / "weights.safetensors")
+    assert list(tmp_path.iterdir()) == []
