@@ -263,5 +263,4 @@ class Resources(Entry):
 
     gpus: Annotated[float, Field(ge=0)] | None = None
     cpus: Annotated[float, Field(gt=0)] | None = None
-    memory_gib: Annotated[float, Field(gt=0)] | None = None
     batch_size: Count | None = None
