@@ -11,7 +11,8 @@ from dllm_sweep.errors import CalibrationError, UnknownName
 from dllm_sweep.spec import CalibrationSpec
 
 CHECKPOINT = Path(__file__).parents[1] / "data" / "llada-random"
-WORDS = "the model is quantized and its weights are rounded to a grid".split()
+SENTENCE = "the model is quantized and its weights are rounded to a grid"
+WORDS = SENTENCE.split()
 
 
 @pytest.fixture(scope="module")

@@ -67,7 +67,7 @@ def test_a_text_file_is_one_document_and_empty_documents_are_left_out(tmp_path):
 def test_a_missing_column_is_an_error_with_the_columns_that_exist(ending, tmp_path):
     path = tmp_path / f"texts.{ending}"
     WRITERS[ending](path)
-    with pytest.raises(CalibrationError, match="no column 'content'.*columns: .*text"):
+    with pytest.raises(CalibrationError, match=r"no column 'content'.*columns: .*text"):
         list(texts(spec(path, text_field="content")))
 
 
