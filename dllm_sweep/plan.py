@@ -216,7 +216,7 @@ def label_of(spec: TrialSpec) -> str:
     if spec.is_baseline:
         return f"{model} {spec.method}{seed}"
     default = catalog.build_method(spec.method, {})
-    usual = dict(parameters_of(default))
+    usual: dict[str, Any] = dict(parameters_of(default))
     options = ",".join(f"{k}={v}" for k, v in spec.parameters if usual[k] != v)
     method = Path(spec.method).name + (f"({options})" if options else "")
     as_usual = spec.scheme.symmetric == default.symmetric

@@ -31,6 +31,11 @@ class Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+def _folder(info: ValidationInfo) -> Path:
+    """Where the sweep file lies."""
+    return Path(info.context["folder"]) if info.context else Path()
+
+
 class ModelEntry(Entry):
     """A checkpoint: an embedded name, a folder, or a hub id."""
 
@@ -40,7 +45,7 @@ class ModelEntry(Entry):
     @model_validator(mode="after")
     def _exists(self, info: ValidationInfo) -> ModelEntry:
         with refusing("name"):
-            self.ref(info.context["folder"])
+            self.ref(_folder(info))
         return self
 
     @property
@@ -72,7 +77,7 @@ class MethodEntry(Entry):
 
     @model_validator(mode="after")
     def _exists(self, info: ValidationInfo) -> MethodEntry:
-        location = self.location(info.context["folder"])
+        location = self.location(_folder(info))
         with refusing("name"):
             catalog.build_method(location, {})
         refuse(_wrong_parameters(location, self.parameters))
@@ -126,7 +131,7 @@ class TextEntry(Entry):
         }
         with refusing():
             catalog.resolve_calibration(
-                CalibrationSpec(source=_text_location(value, info.context["folder"]), **where)
+                CalibrationSpec(source=_text_location(value, _folder(info)), **where)
             )
         return value
 
@@ -205,7 +210,7 @@ class TaskEntry(Entry):
     @classmethod
     def _exists(cls, value: str, info: ValidationInfo) -> str:
         with refusing():
-            catalog.check_task(_task_location(value, info.context["folder"]))
+            catalog.check_task(_task_location(value, _folder(info)))
         return value
 
     def spec(self, limit: int | None, draws: int, folder: Path) -> TaskSpec:

@@ -254,9 +254,7 @@ def read(path: Path | str) -> SweepFile:
     Raises:
         SweepFileError: With one line for every problem in it.
     """
-    path = Path(path)
-    text = _read_text(path)
-    return parse(text, path)
+    return parse(_read_text(Path(path)), Path(path))
 
 
 def parse(text: str, path: Path) -> SweepFile:

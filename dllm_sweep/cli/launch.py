@@ -39,7 +39,9 @@ def run_options(command: Command) -> Command:
 @store_option
 @run_options
 @click.pass_context
-def launch_command(context: click.Context, file: Path, store: str | None, **options: Any) -> None:
+def launch_command(
+    context: click.Context, /, file: Path, store: str | None, **options: Any
+) -> None:
     """Plan the sweep FILE, run what is not done yet, and print the leaderboard.
 
     Ctrl-C finishes the units in flight, a second Ctrl-C stops at once; `dllm-sweep resume` goes
@@ -47,14 +49,15 @@ def launch_command(context: click.Context, file: Path, store: str | None, **opti
     """
     from dllm_sweep.plan import make_plan, standings
     from dllm_sweep.reports.plans import launch_note
+    from dllm_sweep.stored import stored_trials
     from dllm_sweep.sweep_file import read
 
     sweep_file = read(file)
     plan = make_plan(sweep_file)
+    before = stored_trials(store, plan.name)
     with any_store(store) as opened:
-        row = opened.plan_sweep(plan.name, plan.source, plan.trials)
-        rows = opened.trials(row.id)
-    click.echo(launch_note(plan, standings(plan, rows), rows))
+        opened.plan_sweep(plan.name, plan.source, plan.trials)
+    click.echo(launch_note(plan, standings(plan, before), before))
     _run(context, store, plan.name, sweep_file.protocol.key, sweep_file.resources, options)
 
 
@@ -64,7 +67,7 @@ def launch_command(context: click.Context, file: Path, store: str | None, **opti
 @run_options
 @click.pass_context
 def resume_command(
-    context: click.Context, sweep: str | None, store: str | None, **options: Any
+    context: click.Context, /, sweep: str | None, store: str | None, **options: Any
 ) -> None:
     """Run whatever is not finished of SWEEP (the one launched last)."""
     with existing_store(store) as opened:
@@ -83,6 +86,7 @@ def resume_command(
 @click.pass_context
 def retry_command(
     context: click.Context,
+    /,
     trials: tuple[str, ...],
     failed: bool,
     reason: str | None,

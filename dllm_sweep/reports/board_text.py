@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
+from pathlib import Path
 
 from dllm_sweep.reports.leaderboard import (
     Board,
@@ -33,7 +34,16 @@ def board_text(board: Board, width: int | None) -> str:
 
 def _lay_out(board: Board, *, compact: bool) -> list[str]:
     axes = [axis for axis in _AXES if _differs(board, axis)]
-    header = ["method", "scheme", *axes, *board.tasks, "mean", "delta", "bits", "class"]
+    header = [
+        "method",
+        "scheme",
+        *axes,
+        *map(_short, board.tasks),
+        "mean",
+        "delta",
+        "bits",
+        "class",
+    ]
     rows = [_cells(board, entry, axes, compact=compact) for entry in board.entries]
     first_number = 2 + len(axes)
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
@@ -42,7 +52,7 @@ def _lay_out(board: Board, *, compact: bool) -> list[str]:
     lines = [texts[0]]
     paired = zip(board.entries, texts[1:], strict=True)
     for model, group in groupby(paired, key=lambda pair: pair[0].row["model"]):
-        lines += [str(model), *(text for _, text in group)]
+        lines += [_short(model), *(text for _, text in group)]
     return lines
 
 
@@ -59,7 +69,7 @@ def _cells(board: Board, entry: Entry, axes: Sequence[str], *, compact: bool) ->
     shorten = without_zero if compact else str
     scheme = "-" if entry.is_baseline else str(row["scheme"]).replace("-asym", "")
     return [
-        str(row["method"]).rsplit("/", 1)[-1],
+        _short(row["method"]),
         scheme,
         *("-" if row[axis] is None else str(row[axis]) for axis in axes),
         *(score_text(entry.scores.get(task), compact=compact) for task in board.tasks),
@@ -68,6 +78,11 @@ def _cells(board: Board, entry: Entry, axes: Sequence[str], *, compact: bool) ->
         number_text(row["average_bits"], digits=2),
         class_text(entry),
     ]
+
+
+def _short(name: str) -> str:
+    """What comes from a file of the user's own is shown without its folder."""
+    return Path(name).name if Path(name).is_absolute() else name
 
 
 def _align(row: Sequence[str], widths: Sequence[int], first_number: int, gap: str) -> str:
