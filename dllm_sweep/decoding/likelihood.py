@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -18,13 +18,28 @@ from dllm_sweep.models.base import DiffusionModel
 Pair = tuple[Sequence[int], Sequence[int]]
 
 
-@dataclass(frozen=True)
-class _Row:
-    """One model input: an answer behind its context with some of its tokens hidden."""
+_ROWS_AT_ONCE = 4096
+"""Masked answers that are prepared together: it bounds the memory that preparing takes."""
 
-    pair: int
-    mask: Mask
-    weight: float
+
+@dataclass(frozen=True)
+class _Estimate:
+    """One pair with its masks and their weights."""
+
+    pair: Pair
+    masks: dict[Mask, float]
+
+
+@dataclass(frozen=True)
+class _Term:
+    """What one model input adds to the estimate of one pair."""
+
+    number: int
+    """The pair, by its place."""
+    factor: float
+    """Weight of the mask times L / l."""
+    hidden: tuple[tuple[int, int], ...]
+    """Position in the row and the token that stood there, for each hidden token."""
 
 
 def log_likelihood(
@@ -51,7 +66,7 @@ def log_likelihood(
         items: What each pair belongs to: pairs of one item and of equal answer length share
             their masks. None makes pairs with equal contexts one item.
         batch_size: Rows in a batch; None is as many as fit.
-        progress: Called after each batch with (rows done, rows in all).
+        progress: Called with (pairs done, pairs in all), now and then.
 
     Raises:
         InputError: If `draws` is less than 1 or a pair does not fit the model.
@@ -60,59 +75,79 @@ def log_likelihood(
         raise InputError(f"draws {draws} must be at least 1")
     names = [_fingerprint(context) for context, _ in pairs] if items is None else items
     _check_pairs(model, pairs, names)
-    rows = [
-        _Row(number, mask, weight)
-        for number, ((_, answer), item) in enumerate(zip(pairs, names, strict=True))
-        for mask, weight in answer_masks(len(answer), draws=draws, seed=seed, item=item).items()
-    ]
-    lengths = [sum(map(len, pairs[row.pair])) for row in rows]
-    terms: list[list[float]] = [[] for _ in pairs]
-    done = 0
-    for chosen in batches(model, lengths, batch_size):
-        batch = [rows[index] for index in chosen]
-        for row, value in zip(batch, _score(model, pairs, batch), strict=True):
-            answer_length = len(pairs[row.pair][1])
-            terms[row.pair].append(row.weight * value * answer_length / len(row.mask))
-        done += len(batch)
+    values: list[float] = []
+    for chunk in _chunks(pairs, names, draws, seed):
+        values.extend(_estimate(model, chunk, batch_size))
         if progress is not None:
-            progress(done, len(rows))
-    return [math.fsum(values) for values in terms]
+            progress(len(values), len(pairs))
+    return values
+
+
+def _chunks(
+    pairs: Sequence[Pair], names: Sequence[str], draws: int, seed: int
+) -> Iterator[list[_Estimate]]:
+    chunk: list[_Estimate] = []
+    rows = 0
+    for pair, item in zip(pairs, names, strict=True):
+        masks = answer_masks(len(pair[1]), draws=draws, seed=seed, item=item)
+        chunk.append(_Estimate(pair, masks))
+        rows += len(masks)
+        if rows >= _ROWS_AT_ONCE:
+            yield chunk
+            chunk, rows = [], 0
+    if chunk:
+        yield chunk
+
+
+def _estimate(
+    model: DiffusionModel, chunk: Sequence[_Estimate], batch_size: int | None
+) -> list[float]:
+    # Choices of one item look alike once they are hidden: each different input runs only once.
+    readings: dict[tuple[int, ...], list[_Term]] = {}
+    for number, one in enumerate(chunk):
+        for mask, weight in one.masks.items():
+            shown, hidden = _hide(one.pair, mask, model.special.mask_id)
+            term = _Term(number, weight * len(one.pair[1]) / len(mask), hidden)
+            readings.setdefault(shown, []).append(term)
+    rows = list(readings)
+    parts: list[list[float]] = [[] for _ in chunk]
+    for chosen in batches(model, [len(row) for row in rows], batch_size):
+        terms = [readings[rows[index]] for index in chosen]
+        sums = _score(model, [rows[index] for index in chosen], terms)
+        for term, value in zip((term for row in terms for term in row), sums, strict=True):
+            parts[term.number].append(term.factor * value)
+    return [math.fsum(values) for values in parts]
 
 
 @torch.inference_mode()
-def _score(model: DiffusionModel, pairs: Sequence[Pair], batch: Sequence[_Row]) -> list[float]:
-    """Sum the log-probabilities of each row's hidden tokens."""
-    inputs = [_masked_input(pairs[row.pair], row.mask, model.special.mask_id) for row in batch]
-    ids, shown = pad(inputs, model.special.pad_id, left=False, device=model.device)
+def _score(
+    model: DiffusionModel, rows: Sequence[Sequence[int]], terms: Sequence[Sequence[_Term]]
+) -> list[float]:
+    """Sum the log-probabilities of each term's hidden tokens, the terms row by row."""
+    ids, shown = pad(rows, model.special.pad_id, left=False, device=model.device)
     logits = model.logits(ids, shown)
-    index, position, target = _hidden(pairs, batch, model.device)
-    hidden = logits[index, position].double()
-    found = hidden.gather(-1, target[:, None])[:, 0] - hidden.logsumexp(-1)
-    sums = torch.zeros(len(batch), dtype=torch.float64)
-    totals: list[float] = sums.index_add(0, index.cpu(), found.cpu()).tolist()
+    flat = [(row, term) for row, ones in enumerate(terms) for term in ones]
+    found = [
+        (number, row, *place) for number, (row, term) in enumerate(flat) for place in term.hidden
+    ]
+    index, row, position, target = torch.tensor(found, device=model.device).T
+    hidden = logits[row, position].double()
+    values = hidden.gather(-1, target[:, None])[:, 0] - hidden.logsumexp(-1)
+    sums = torch.zeros(len(flat), dtype=torch.float64)
+    totals: list[float] = sums.index_add(0, index.cpu(), values.cpu()).tolist()
     return totals
 
 
-def _hidden(
-    pairs: Sequence[Pair], batch: Sequence[_Row], device: torch.device
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """List every hidden token: its row, its position in the row, the token that stood there."""
-    found = [
-        (index, len(context) + place, answer[place])
-        for index, row in enumerate(batch)
-        for context, answer in (pairs[row.pair],)
-        for place in row.mask
-    ]
-    index, position, target = torch.tensor(found, dtype=torch.int64, device=device).T
-    return index, position, target
-
-
-def _masked_input(pair: Pair, mask: Mask, mask_id: int) -> list[int]:
+def _hide(
+    pair: Pair, mask: Mask, mask_id: int
+) -> tuple[tuple[int, ...], tuple[tuple[int, int], ...]]:
+    """Hide some tokens of the answer; give the row and what stood at its hidden positions."""
     context, answer = pair
     row = [*context, *answer]
-    for place in mask:
-        row[len(context) + place] = mask_id
-    return row
+    hidden = tuple((len(context) + place, answer[place]) for place in mask)
+    for position, _ in hidden:
+        row[position] = mask_id
+    return tuple(row), hidden
 
 
 def _fingerprint(ids: Sequence[int]) -> str:

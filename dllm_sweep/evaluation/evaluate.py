@@ -73,7 +73,7 @@ def evaluate_task(
         decoding: How text is generated.
         seed: Seed of Monte-Carlo masks and of sampling.
         batch_size: Rows in a batch; None is as many as fit.
-        progress: Called with (rows done, rows in all).
+        progress: Called with (requests done, requests in all).
 
     Raises:
         UnknownName: If there is no such task.

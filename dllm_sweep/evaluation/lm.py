@@ -26,7 +26,7 @@ class DiffusionLM(LM):
         seed: Seed of masks and of sampling; an item's random numbers depend on it, on the task
             and on the item alone.
         batch_size: Rows in a batch; None is as many as fit.
-        progress: Called with (rows done, rows in all).
+        progress: Called with (requests done, requests in all).
 
     Raises:
         CheckpointError: If the model has no tokenizer.

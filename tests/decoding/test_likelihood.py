@@ -5,6 +5,7 @@ import statistics
 import pytest
 
 from dllm_sweep import load_model, log_likelihood
+from dllm_sweep.decoding import likelihood
 from dllm_sweep.errors import InputError
 
 PAIRS = [
@@ -45,7 +46,7 @@ def test_values_do_not_depend_on_batch_size_or_order(model, draws):
     assert backwards[::-1] == pytest.approx(alone, rel=1e-5)
 
 
-def masked_inputs(model, monkeypatch, pairs, **options):
+def masked_inputs(model, monkeypatch, pairs, draws=16):
     """What the model is shown: one row a mask."""
     rows = []
     logits = model.logits
@@ -55,7 +56,7 @@ def masked_inputs(model, monkeypatch, pairs, **options):
             "logits",
             lambda ids, mask=None: (rows.extend(ids.tolist()), logits(ids, mask))[1],
         )
-        log_likelihood(model, pairs, batch_size=1, **options)
+        log_likelihood(model, pairs, batch_size=1, draws=draws)
     return rows
 
 
@@ -66,12 +67,29 @@ def test_masks_are_common_to_all_models(model, monkeypatch):
 
 
 def test_equally_long_choices_of_one_item_share_their_masks(model, monkeypatch):
-    choices = [([1, 2, 3], [10, 11, 12, 13, 14]), ([1, 2, 3], [20, 21, 22, 23, 24])]
-    rows = masked_inputs(model, monkeypatch, choices, draws=4)
     mask = model.special.mask_id
-    hidden = [[token == mask for token in row] for row in rows]
-    half = len(rows) // 2
-    assert sorted(hidden[:half]) == sorted(hidden[half:])
+    hidden = [
+        [[token == mask for token in row] for row in masked_inputs(model, monkeypatch, [choice])]
+        for choice in (([1, 2, 3], [*range(10, 18)]), ([1, 2, 3], [*range(20, 28)]))
+    ]
+    assert hidden[0] == hidden[1]
+
+
+def test_choices_that_look_alike_when_hidden_take_one_model_call(model, monkeypatch):
+    choices = [([1, 2, 3], [choice]) for choice in range(10, 14)]
+    assert len(masked_inputs(model, monkeypatch, choices)) == 1
+    together = log_likelihood(model, choices)
+    alone = [log_likelihood(model, [choice])[0] for choice in choices]
+    assert together == pytest.approx(alone, rel=1e-6)
+
+
+def test_many_pairs_are_prepared_in_parts_with_the_same_values(model, monkeypatch):
+    whole = log_likelihood(model, PAIRS, draws=8)
+    monkeypatch.setattr(likelihood, "_ROWS_AT_ONCE", 3)
+    seen = []
+    parts = log_likelihood(model, PAIRS, draws=8, progress=lambda *at: seen.append(at))
+    assert parts == pytest.approx(whole, rel=1e-6)
+    assert seen == [(1, 5), (2, 5), (4, 5), (5, 5)]
 
 
 def test_the_context_is_never_masked(model, monkeypatch):

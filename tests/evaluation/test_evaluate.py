@@ -75,7 +75,7 @@ def test_nothing_is_printed_and_the_logger_is_left_as_it_was(model, task_files, 
     assert logging.getLogger("lm_eval").level == level
 
 
-def test_progress_reaches_the_number_of_rows(model, task_files):
+def test_progress_reaches_the_number_of_requests(model, task_files):
     seen = []
     evaluate(model, task_files["generation"], progress=lambda *at: seen.append(at))
     assert seen[-1] == (7, 7)
