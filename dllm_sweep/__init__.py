@@ -19,7 +19,7 @@ if not (_root / "db").is_dir():
 
 _EXPORTS = {
     "generate": "dllm_sweep.decoding",
-    "launch": "dllm_sweep.controller",
+    "launch": "dllm_sweep.run",
     "load_model": "dllm_sweep.models",
     "log_likelihood": "dllm_sweep.decoding",
     "open_store": "dllm_sweep.db.connect",

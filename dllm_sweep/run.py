@@ -6,6 +6,7 @@ import contextlib
 import signal
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dllm_sweep import process
@@ -74,6 +75,34 @@ def run_sweep(store_url: str, sweep: str, options: RunOptions) -> RunSummary:
         with contextlib.suppress(Fenced):
             store.release_lease(lease)
         store.close()
+
+
+def launch(
+    file: str | Path, *, store: str | Path | None = None, options: RunOptions = RunOptions()
+) -> RunSummary:
+    """Plan a sweep file, add what is new to the store, and run whatever is pending.
+
+    Args:
+        file: The sweep file.
+        store: The store; None is the one that the command line uses.
+        options: Where and how wide to run.
+
+    Raises:
+        SweepFileError: If the file has problems; nothing is written then.
+    """
+    from dllm_sweep.db.connect import open_store
+    from dllm_sweep.plan import make_plan
+    from dllm_sweep.stored import resolve_store
+    from dllm_sweep.sweep_file import read
+
+    plan = make_plan(read(Path(file)))
+    address = resolve_store(None if store is None else str(store))
+    opened = open_store(address)
+    try:
+        opened.plan_sweep(plan.name, plan.source, plan.trials)
+    finally:
+        opened.close()
+    return run_sweep(address, plan.name, options)
 
 
 def _run(store: Store, url: str, lease: Lease, options: RunOptions, shown: Display) -> RunSummary:

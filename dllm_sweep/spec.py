@@ -318,7 +318,7 @@ def _build(kind: Any, value: JsonValue) -> Any:
     if get_origin(kind) is tuple:
         item, *_ = get_args(kind)
         return tuple(_build(item, part) for part in value)
-    if dataclasses.is_dataclass(kind):
+    if isinstance(kind, type) and dataclasses.is_dataclass(kind):
         hints = get_type_hints(kind)
         return kind(**{name: _build(hints[name], part) for name, part in value.items()})
     return _frozen(value)

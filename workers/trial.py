@@ -154,7 +154,10 @@ class Workbench:
     ) -> tuple[CalibrationBatch, ...]:
         if self._model is None:
             raise RuntimeError(f"{model} must be in memory before its calibration text is read")
-        return load_calibration(spec, self._model, batch_size=batch_size)
+        batches: tuple[CalibrationBatch, ...] = load_calibration(
+            spec, self._model, batch_size=batch_size
+        )
+        return batches
 
 
 def _task(trial: TrialSpec, unit: Unit) -> TaskSpec:
