@@ -23,6 +23,9 @@ LARGEST_ROW = 65536
 """Channels that one program can hold at once."""
 _TINY = torch.finfo(torch.float32).tiny
 
+tl: Any = None
+"""`triton.language`, once the kernel has been needed."""
+
 
 def fake_quantize_tokens(
     activations: Tensor, *, bits: int, symmetric: bool = True, clip_ratio: float = 1.0
@@ -114,16 +117,16 @@ def _kernel() -> Any:
 
     @triton.jit
     def kernel(
-        x_pointer,  # noqa: ANN001
-        out_pointer,  # noqa: ANN001
-        channels,  # noqa: ANN001
-        clip_ratio,  # noqa: ANN001
-        lowest,  # noqa: ANN001
-        highest,  # noqa: ANN001
-        steps,  # noqa: ANN001
+        x_pointer: Any,
+        out_pointer: Any,
+        channels: Any,
+        clip_ratio: Any,
+        lowest: Any,
+        highest: Any,
+        steps: Any,
         SYMMETRIC: tl.constexpr,
         BLOCK: tl.constexpr,
-    ):
+    ) -> None:
         start = tl.program_id(0).to(tl.int64) * channels
         offsets = tl.arange(0, BLOCK)
         inside = offsets < channels

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from dllm_sweep.calibration.batch import CalibrationBatch
+from dllm_sweep.calibration.sequences import load
 from dllm_sweep.errors import InputError, QuantizationError
 from dllm_sweep.methods.parameters import build
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.spec import CalibrationSpec, QuantScheme
 
-Calibration = CalibrationSpec | Sequence[CalibrationBatch] | Sequence[Sequence[int]] | Tensor
+Calibration: TypeAlias = (
+    CalibrationSpec | Sequence[CalibrationBatch] | Sequence[Sequence[int]] | Tensor
+)
 """A specification, batches, or token ids (N, L) without padding."""
 
 _BATCH_SIZE = 8
@@ -69,9 +72,8 @@ def calibration_batches(
         CalibrationError: If a text set cannot be read or is too small.
     """
     if calibration is None or isinstance(calibration, CalibrationSpec):
-        from dllm_sweep.calibration import load
-
-        return load(calibration or CalibrationSpec(), model, batch_size=_BATCH_SIZE)
+        spec = CalibrationSpec() if calibration is None else calibration
+        return load(spec, model, batch_size=_BATCH_SIZE)
     if not isinstance(calibration, Tensor) and isinstance(calibration[0], CalibrationBatch):
         return tuple(calibration)
     ids = torch.as_tensor(calibration, dtype=torch.int64)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, get_type_hints
+from typing import Any, cast, get_type_hints
 
 from dllm_sweep import plugins
 from dllm_sweep.errors import InputError, UnknownName
@@ -27,7 +27,7 @@ def build(name: str, parameters: Mapping[str, Any] | None = None) -> Method:
         UnknownName: If there is no such method, or it has no such parameter.
         InputError: If a value has the wrong type or lies outside its range.
     """
-    kind = plugins.load("method", name)
+    kind: Any = plugins.load("method", name)
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         raise InputError(f"method {name!r} is not a dataclass, so it has no parameters to set")
     hints = get_type_hints(kind)
@@ -37,8 +37,7 @@ def build(name: str, parameters: Mapping[str, Any] | None = None) -> Method:
         if parameter not in known:
             raise UnknownName(f"parameter of {name}", parameter, known)
     checked = {key: _value(name, key, hints[key], given) for key, given in values.items()}
-    built: Method = kind(**checked)
-    return built
+    return cast(Method, kind(**checked))
 
 
 def require(holds: bool, parameter: str, given: object, expected: str) -> None:

@@ -107,7 +107,7 @@ class ActivationStatistics:
         if chosen == 0:
             return 0.0
         middle = (chosen << _DROPPED) + (1 << (_DROPPED - 1))
-        return torch.tensor(middle, dtype=torch.int32).view(torch.float32).item()
+        return float(torch.tensor(middle, dtype=torch.int32).view(torch.float32))
 
     def _kurtosis(self) -> float:
         mean, second, third, fourth = (self.moments / self.values).tolist()

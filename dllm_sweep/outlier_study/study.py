@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dllm_sweep.calibration import load
 from dllm_sweep.calibration.batch import CalibrationBatch
+from dllm_sweep.calibration.sequences import load
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.outlier_study.statistics import ActivationStatistics, Statistic
 from dllm_sweep.quant.capture import evaluating, watching

@@ -99,7 +99,11 @@ def visit_inputs(block: nn.Module, names: Iterable[str], inputs: BlockInputs, vi
         visit: Called for every linear and batch, in the order of the forward pass.
     """
     for index, hidden in enumerate(inputs.hidden):
-        with watching(block, names, lambda name, x, index=index: visit(name, x, index)):
+
+        def see(name: str, x: Tensor, index: int = index) -> None:
+            visit(name, x, index)
+
+        with watching(block, names, see):
             run_block(block, hidden, inputs.keywords[index])
 
 
