@@ -8,7 +8,7 @@ without the padding mask, and so compute another function than the model's.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,6 +58,10 @@ class _FirstBlockReached(Exception):
     pass
 
 
+class _AllSeen(Exception):
+    """The rest of the block need not run."""
+
+
 @torch.no_grad()
 def capture_first_block(model: DiffusionModel, batches: Sequence[TokenBatch]) -> BlockInputs:
     """Record what the first block is called with when the model sees each batch."""
@@ -96,14 +100,20 @@ def visit_inputs(block: nn.Module, names: Iterable[str], inputs: BlockInputs, vi
         block: The block; the stored hidden states stay as they are.
         names: Linears whose input is shown, by name within the block.
         inputs: What the block is called with.
-        visit: Called for every linear and batch, in the order of the forward pass.
+        visit: Called for every linear and batch, in the order of the forward pass; what comes
+            after the last of them is not run.
     """
+    names = tuple(names)
     for index, hidden in enumerate(inputs.hidden):
+        left = set(names)
 
-        def see(name: str, x: Tensor, index: int = index) -> None:
+        def see(name: str, x: Tensor, index: int = index, left: set[str] = left) -> None:
             visit(name, x, index)
+            left.discard(name)
+            if not left:
+                raise _AllSeen
 
-        with watching(block, names, see):
+        with watching(block, names, see), suppress(_AllSeen):
             run_block(block, hidden, inputs.keywords[index])
 
 
