@@ -10,7 +10,7 @@ from typing import Any
 
 from dllm_sweep import plugins
 from dllm_sweep.errors import InputError, UnknownName
-from dllm_sweep.spec import CalibrationSpec, ModelRef
+from dllm_sweep.spec import CalibrationSpec, ModelRef, TaskSpec
 
 EXAMPLE_SCHEMES = (
     ("w8a16", "8-bit weights, one scale per output channel"),
@@ -98,6 +98,13 @@ def resolve_calibration(spec: CalibrationSpec) -> CalibrationSpec:
         # A slip of the pen must not become a request to the hub.
         raise UnknownName("calibration", spec.source, names("calibration"))
     return replace(spec, digest=calibration_digest(spec))
+
+
+def resolve_task(spec: TaskSpec) -> TaskSpec:
+    """Add the digest of the task's files, or of lm-eval for its own tasks."""
+    from dllm_sweep.evaluation.tasks import task_digest
+
+    return replace(spec, digest=task_digest(spec.name))
 
 
 def check_task(name: str) -> None:

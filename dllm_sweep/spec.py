@@ -178,12 +178,15 @@ class TaskSpec:
         shots: Number of examples in the prompt; None is the task's own.
         limit: Only the first `limit` items; None is all.
         draws: Monte-Carlo draws for each answer of a likelihood task.
+        digest: SHA-256 of the task's files, or lm-eval's version for its own tasks; set by
+            planning, so that scores on changed data are never taken for the old ones.
     """
 
     name: str
     shots: int | None = None
     limit: int | None = None
     draws: int = 16
+    digest: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -215,12 +215,13 @@ class TaskEntry(Entry):
 
     def spec(self, limit: int | None, draws: int, folder: Path) -> TaskSpec:
         """The task with the file's `limit` and `draws` where it has none of its own."""
-        return TaskSpec(
+        written = TaskSpec(
             name=_task_location(self.name, folder),
             shots=self.shots,
             limit=self.limit or limit,
             draws=self.draws or draws,
         )
+        return catalog.resolve_task(written)
 
 
 def _task_location(name: str, folder: Path) -> str:

@@ -6,7 +6,13 @@ from pathlib import Path
 import pytest
 
 from dllm_sweep.errors import InputError, UnknownName
-from dllm_sweep.evaluation.tasks import FOLDER, load_tasks, task_file, task_names
+from dllm_sweep.evaluation.tasks import (
+    FOLDER,
+    load_tasks,
+    task_digest,
+    task_file,
+    task_names,
+)
 from dllm_sweep.spec import TaskSpec
 
 
@@ -92,3 +98,19 @@ def test_listing_needs_neither_torch_nor_lm_eval():
         "sys.exit(any(name in sys.modules for name in ('torch', 'lm_eval', 'datasets', 'numpy')))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_task_has_another_digest_once_its_data_or_its_code_changes(tmp_path):
+    task, data, code = (tmp_path / name for name in ("toy.yaml", "toy.jsonl", "metric.py"))
+    task.write_text("dataset_kwargs: {data_files: {test: toy.jsonl}}\nm: !function metric.score\n")
+    data.write_text('{"a": 1}\n')
+    code.write_text("def score(): ...\n")
+    digests = [task_digest(str(task))]
+    for file in (data, code, task):
+        file.write_text(file.read_text() + "\n")
+        digests.append(task_digest(str(task)))
+    assert len(set(digests)) == 4
+
+
+def test_a_task_of_lm_eval_is_known_by_its_version():
+    assert task_digest("gsm8k").startswith("lm-eval 0.")

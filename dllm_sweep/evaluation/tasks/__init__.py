@@ -6,12 +6,15 @@ YAML names, straight into memory: no network, no cache folder, nothing that two 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import random
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,9 @@ from dllm_sweep.spec import TaskSpec
 FOLDER = Path(__file__).parent
 _SHUFFLE_SEED = 0
 _FEWSHOT_SEED = 1234
+
+_DATA_FILE = re.compile(r"[\w./-]+\.jsonl?\b")
+_FUNCTION = re.compile(r"!function (\w+)\.")
 
 
 def task_names() -> tuple[str, ...]:
@@ -38,6 +44,27 @@ def task_file(name: str) -> Path | None:
         return FOLDER / f"{name}.yaml"
     path = Path(name)
     return path if path.suffix == ".yaml" and path.is_file() else None
+
+
+def task_digest(name: str) -> str:
+    """Say what a task's scores depend on apart from the model.
+
+    Returns:
+        SHA-256 over the task's YAML file, its data and the Python files that it names; for a task
+        of lm-eval's own, lm-eval's version.
+    """
+    path = task_file(name)
+    if path is None:
+        return f"lm-eval {version('lm-eval')}"
+    text = path.read_text(encoding="utf-8")
+    named = {path.name, *_DATA_FILE.findall(text)}
+    named |= {f"{module}.py" for module in _FUNCTION.findall(text)}
+    digest = hashlib.sha256()
+    for file in sorted(named):
+        if (path.parent / file).is_file():
+            digest.update(f"{file}\0".encode())
+            digest.update(hashlib.sha256((path.parent / file).read_bytes()).digest())
+    return digest.hexdigest()
 
 
 def load_tasks(spec: TaskSpec) -> dict[str, Any]:
