@@ -1,0 +1,1 @@
+"""The embedded tiny diffusion language model: its generated data and its training."""
