@@ -13,7 +13,20 @@ PEOPLE = 1000
 EXPONENT = 1.2
 CHOICES = 4
 
-_FIRST = ("Bel", "Cor", "Dra", "El", "Fen", "Gal", "Hal", "Il", "Jor", "Kel", "Lor", "Mor")
+_FIRST: tuple[str, ...] = (
+    "Bel",
+    "Cor",
+    "Dra",
+    "El",
+    "Fen",
+    "Gal",
+    "Hal",
+    "Il",
+    "Jor",
+    "Kel",
+    "Lor",
+    "Mor",
+)
 _FIRST += ("Nel", "Or", "Pel", "Qua", "Ros", "Sel", "Tor", "Ul", "Vel", "Wil", "Yor", "Zan")
 _MIDDLE = ("a", "e", "i", "o", "u", "ba", "di", "ga", "li", "mo", "na", "ri", "so", "ta", "vu")
 _LAST = ("bert", "dan", "fia", "gor", "la", "mir", "nis", "ra", "ros", "sha", "tan", "vin", "zel")

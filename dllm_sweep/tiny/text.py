@@ -5,16 +5,41 @@ from __future__ import annotations
 from dataclasses import dataclass
 from random import Random
 
-_PEOPLE = ("the old miller", "a young sailor", "the baker", "a tall farmer", "the quiet teacher")
+_PEOPLE: tuple[str, ...] = (
+    "the old miller",
+    "a young sailor",
+    "the baker",
+    "a tall farmer",
+    "the quiet teacher",
+)
 _PEOPLE += ("a small child", "the doctor", "a stranger", "the painter", "an old woman")
-_PLACES = ("the river", "the market", "the bridge", "the forest", "the harbour", "the mill")
+_PLACES: tuple[str, ...] = (
+    "the river",
+    "the market",
+    "the bridge",
+    "the forest",
+    "the harbour",
+    "the mill",
+)
 _PLACES += ("the garden", "the old tower", "the village", "the lake")
-_TIMES = ("In the morning", "At noon", "Late in the evening", "Before sunrise", "One winter day")
+_TIMES: tuple[str, ...] = (
+    "In the morning",
+    "At noon",
+    "Late in the evening",
+    "Before sunrise",
+    "One winter day",
+)
 _TIMES += ("On a warm night", "After the rain", "In early spring")
-_THINGS = ("a basket of apples", "a letter", "a lamp", "a silver key", "a loaf of bread")
+_THINGS: tuple[str, ...] = (
+    "a basket of apples",
+    "a letter",
+    "a lamp",
+    "a silver key",
+    "a loaf of bread",
+)
 _THINGS += ("a wooden box", "an old map", "a bag of seeds", "a warm coat", "a broken clock")
 _VERBS = ("carried", "found", "lost", "sold", "repaired", "hid", "painted", "bought")
-_WEATHER = ("The wind was cold", "The sky was clear", "Snow covered the ground")
+_WEATHER: tuple[str, ...] = ("The wind was cold", "The sky was clear", "Snow covered the ground")
 _WEATHER += ("The birds were silent", "The water was high", "The road was empty")
 _FEELINGS = ("was glad", "felt tired", "was afraid", "laughed aloud", "said nothing", "was proud")
 
