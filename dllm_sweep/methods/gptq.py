@@ -89,7 +89,9 @@ def quantize_weight(
     Args:
         weight: (m, n), outputs by inputs; computed in float32. Layers with the same input can be
             stacked along m: rows do not influence each other.
-        hessian: (n, n), symmetric, (2 / T) X^T X; see `dllm_sweep.quant.hessian`.
+        hessian: (n, n), symmetric, (2 / T) X^T X, as `Hessian.over(inputs).mean()` gives it. Its
+            scale matters only beside inputs that are always zero: these count as 1 in the mean
+            diagonal and in the order, as in the authors' code.
         bits: 2 to 8.
         group_size: Inputs that share a grid; None is one grid for each output channel.
         family: `symmetric_shifted` is what the authors' code calls sym.

@@ -29,15 +29,15 @@ class Hessian:
 
     @classmethod
     def over(cls, activations: Tensor) -> Hessian:
-        """Start with the tokens of X (T, n)."""
+        """Start with the tokens of X (..., n)."""
         size = activations.shape[-1]
         hessian = cls(total=torch.zeros(size, size, device=activations.device))
         hessian.add(activations)
         return hessian
 
     def add(self, activations: Tensor) -> None:
-        """Add the tokens of X (T, n); padding must have been left out."""
-        x = activations.float()
+        """Add the tokens of X (..., n); padding must have been left out."""
+        x = activations.float().flatten(0, -2)
         self.total.addmm_(x.T, x)
         self.tokens += len(x)
 
