@@ -106,12 +106,17 @@ class DiffusionLM(LM):
         """Encode both as one text; spaces at the context's end go to the continuation.
 
         Tokenizers join a space to the word behind it: scored apart, neither would be what the
-        model has seen in training.
+        model has seen in training. Where a token would reach across the border, as `: ` may, both
+        are encoded apart, as they are when the model writes behind the context itself: cutting the
+        whole would score something else, and perhaps nothing at all.
         """
         kept = context.rstrip()
-        whole = self.encode(context + continuation)
-        first = len(self.encode(kept)) if kept else 0
-        return whole[:first], whole[first:]
+        moved = context[len(kept) :] + continuation
+        whole = self.encode(kept + moved)
+        first = self.encode(kept) if kept else []
+        if whole[: len(first)] == first:
+            return first, whole[len(first) :]
+        return first, self.model.tokenizer(moved, add_special_tokens=False)["input_ids"]
 
     def decode(self, ids: Sequence[int], stops: Sequence[str]) -> str:
         """Turn generated ids into text, cut at end-of-text and at the first stop string.

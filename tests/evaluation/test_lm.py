@@ -37,6 +37,23 @@ def test_an_empty_context_leaves_everything_to_the_continuation(make_lm):
     assert lm.encode_pair("", "fox") == ([], lm.encode("fox"))
 
 
+@pytest.mark.parametrize(
+    ("context", "continuation"), [("The town of Ada:", " Kelso"), ("The town of Ada: ", "Kelso")]
+)
+def test_a_token_across_the_border_is_not_cut(context, continuation):
+    """`: ` is one token of llada-tiny, which was trained on ` Kelso` behind a colon."""
+    lm = DiffusionLM(load_model("llada-tiny", device="cpu"), DECODING, draws=1)
+    assert lm.encode("Ada: Kelso")[-2:] != lm.encode(":") + lm.encode(" Kelso")
+    found = lm.encode_pair(context, continuation)
+    assert found == (lm.encode("The town of Ada:"), lm.encode(" Kelso"))
+
+
+def test_a_continuation_that_would_vanish_into_the_context_is_scored():
+    lm = DiffusionLM(load_model("llada-tiny", device="cpu"), DECODING, draws=1)
+    assert len(lm.encode(": ")) == 1
+    assert lm.encode_pair("Ada:", " ") == (lm.encode("Ada:"), lm.encode(" "))
+
+
 def test_text_ends_at_end_of_text(make_lm):
     lm = make_lm()
     (end,) = lm.model.special.end_ids
