@@ -39,10 +39,14 @@ def names(kind: str) -> tuple[str, ...]:
         from dllm_sweep.evaluation.tasks import task_names
 
         return tuple(task_names())
-    if kind in ("calibration", "masking"):
+    if kind == "calibration":
         from dllm_sweep.calibration import sources
 
-        return tuple(sources.names() if kind == "calibration" else sources.MASKINGS)
+        return sources.names()
+    if kind == "masking":
+        from dllm_sweep.calibration.masking import MODES
+
+        return tuple(MODES)
     return plugins.names(kind)
 
 
@@ -113,16 +117,7 @@ def check_task(name: str) -> None:
     Raises:
         UnknownName: With the nearest task of the package.
     """
-    from dllm_sweep.evaluation.tasks import task_file
+    from dllm_sweep.evaluation.tasks import is_lm_eval_task, task_file
 
-    if task_file(name) is None and name not in _lm_eval_names():
+    if task_file(name) is None and not is_lm_eval_task(name):
         raise UnknownName("task", name, (*names("task"), "any lm-eval task"))
-
-
-@lru_cache
-def _lm_eval_names() -> frozenset[str]:
-    try:
-        from lm_eval.tasks import TaskManager
-    except ImportError:
-        return frozenset()
-    return frozenset(TaskManager().all_tasks)

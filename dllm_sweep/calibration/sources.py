@@ -17,8 +17,6 @@ from dllm_sweep.errors import CalibrationError, suggestion
 from dllm_sweep.spec import CalibrationSpec
 
 DATA = Path(__file__).parent / "data"
-MASKINGS = ("none", "uniform")
-"""Names of the masking modes, which `masking.py` defines."""
 
 _CHUNK = 1 << 20
 _CSV_FIELD_LIMIT = 1 << 30

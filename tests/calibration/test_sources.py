@@ -9,7 +9,6 @@ import pytest
 from pyarrow import parquet
 
 from dllm_sweep.calibration.sources import (
-    MASKINGS,
     calibration_digest,
     names,
     text_files,
@@ -138,9 +137,3 @@ def test_the_names_are_the_files_of_the_data_folder(tmp_path, monkeypatch):
     write_jsonl(tmp_path / "my-text.jsonl")
     assert names() == ("my-text",)
     assert list(texts(CalibrationSpec(source="my-text"))) == TEXTS
-
-
-def test_the_masking_modes_that_can_be_named_are_those_that_exist():
-    from dllm_sweep.calibration.masking import MODES
-
-    assert set(MASKINGS) == set(MODES)

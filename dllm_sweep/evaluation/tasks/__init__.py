@@ -67,6 +67,14 @@ def task_digest(name: str) -> str:
     return digest.hexdigest()
 
 
+def is_lm_eval_task(name: str) -> bool:
+    """Say whether lm-eval has a task, group or tag of this name; without lm-eval none has."""
+    try:
+        return name in _lm_eval_tasks().all_tasks
+    except ImportError:
+        return False
+
+
 def load_tasks(spec: TaskSpec) -> dict[str, Any]:
     """Build a task as lm-eval's `evaluate` takes it: `tasks` and `groups` by name.
 
@@ -123,10 +131,9 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 
 def _load_by_name(name: str) -> dict[str, Any]:
-    manager = _lm_eval_tasks()
-    if name not in manager.all_tasks:
+    if not is_lm_eval_task(name):
         raise UnknownName("task", name, (*task_names(), "any lm-eval task"))
-    loaded: dict[str, Any] = manager.load([name])
+    loaded: dict[str, Any] = _lm_eval_tasks().load([name])
     if len(loaded["tasks"]) > 1 and name not in loaded["groups"]:
         members = ", ".join(sorted(loaded["tasks"]))
         raise InputError(f"task {name!r} is only a tag: name its tasks one by one: {members}")
