@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import uuid
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -26,6 +27,8 @@ _RENEW_S = LEASE_S / 6
 _TICK_S = 1.0
 _BUDGET_FACTOR = 4.0
 _SHORTEST_BUDGET_S = 30 * 60.0
+_DEATHS_LIMIT = 3
+"""Deaths of processes in one unit, on machines that live on, after which the unit is at fault."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +91,9 @@ class Controller:
         self._flights: dict[int, _Flight] = {}
         self._resident: dict[int, str] = {}
         self._faults: list[policy.Fault] = []
+        self._deaths: Counter[tuple[int, str]] = Counter()
         self._held: frozenset[tuple[str, str]] = frozenset()
+        self._paused = False
         self._renewed_s = clock()
 
     def run(self) -> RunSummary:
@@ -124,8 +129,15 @@ class Controller:
             return True
         if waiting_s is None:
             return False
-        time.sleep(min(waiting_s, _TICK_S))
+        self._tell_if_paused()
+        time.sleep(min(waiting_s, _TICK_S) or _TICK_S)
         return True
+
+    def _tell_if_paused(self) -> None:
+        paused = self._store.sweep(self._lease.sweep).paused
+        if paused and not self._paused:
+            self._display.note("paused: `dllm-sweep pause --off` goes on, Ctrl-C stops")
+        self._paused = paused
 
     def _fill(self) -> float | None:
         """Give idle workers their next trial; seconds until more may start, None if none will."""
@@ -135,13 +147,14 @@ class Controller:
                 continue
             resident = self._resident.get(worker)
             while trial := policy.choose(trials, resident_model=resident, held=self._held):
-                claimed = self._claim(worker, trial)
-                trials = self._trials()
-                if claimed:
+                if self._claim(worker, trial):
+                    trials = self._trials()
                     break
+                # Cancelled meanwhile, or the sweep is paused: asked again in the next round.
+                trials = tuple(other for other in trials if other.id != trial.id)
             if worker not in self._flights:
                 break
-        return policy.next_start_s(trials, self._held)
+        return policy.next_start_s(self._trials(), self._held)
 
     def _claim(self, worker: int, trial: TrialRow) -> bool:
         host = self._pool.host(worker)
@@ -154,12 +167,9 @@ class Controller:
 
     def _begin(self, worker: int, claim: Claim, estimated_s: float) -> None:
         first, *rest = [unit for unit in claim.trial.units() if unit.key not in claim.done]
+        now_s = self._clock()
         flight = _Flight(
-            claim=claim,
-            estimated_s=estimated_s,
-            unit=first,
-            started_s=self._clock(),
-            remaining=rest,
+            claim=claim, estimated_s=estimated_s, unit=first, started_s=now_s, remaining=rest
         )
         self._flights[worker] = flight
         self._submit(worker, flight)
@@ -217,6 +227,13 @@ class Controller:
 
     def _died(self, worker: int, flight: _Flight, death: Death) -> None:
         self._replace(worker)
+        place = (flight.claim.trial_id, flight.unit.key)
+        self._deaths[place] += not death.machine_lost
+        if death.reason is EndReason.LOST and self._deaths[place] >= _DEATHS_LIMIT:
+            # Not bad luck any more: trying on would cost a process each time and end the same.
+            message = f"{death.message}; {_DEATHS_LIMIT} times in this unit"
+            self._end(worker, flight, EndReason.ERROR, message)
+            return
         self._end(worker, flight, death.reason, death.message)
 
     def _end_overdue(self) -> None:
@@ -245,13 +262,12 @@ class Controller:
         if state is not TrialState.FAILED:
             return
         trial = flight.claim.trial
-        fault = policy.Fault(
-            trial_id=flight.claim.trial_id,
-            model=str(trial.model),
-            method=trial.method,
-            fingerprint=fingerprint,
+        claim, model = flight.claim, str(trial.model)
+        self._faults.append(
+            policy.Fault(
+                trial_id=claim.trial_id, model=model, method=trial.method, fingerprint=fingerprint
+            )
         )
-        self._faults.append(fault)
         held = policy.held_back(self._faults)
         for model, method in held - self._held:
             self._display.note(

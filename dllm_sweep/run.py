@@ -65,11 +65,17 @@ def run_sweep(store_url: str, sweep: str, options: RunOptions) -> RunSummary:
     from dllm_sweep.db.connect import open_store
 
     store = open_store(store_url)
-    shown = display()
+    shown, stop = display(), Stop()
     lease = _take_lease(store, sweep, takeover=options.takeover)
     try:
-        with _ray(options.address), _writer(store, store_url) as writer:
-            return _run(writer, store_url, lease, options, shown)
+        # Ray swallows a Ctrl-C while it starts, and puts handlers of its own in place.
+        with (
+            _signals(_interrupted(stop, shown)),
+            _ray(options.address),
+            _signals(_interrupted(stop, shown)),
+            _writer(store, store_url) as writer,
+        ):
+            return _run(writer, store_url, lease, options, shown, stop)
     finally:
         # Whoever has taken the sweep over meanwhile has ended our attempts already.
         with contextlib.suppress(Fenced):
@@ -105,10 +111,11 @@ def launch(
     return run_sweep(address, plan.name, options)
 
 
-def _run(store: Store, url: str, lease: Lease, options: RunOptions, shown: Display) -> RunSummary:
+def _run(
+    store: Store, url: str, lease: Lease, options: RunOptions, shown: Display, stop: Stop
+) -> RunSummary:
     from dllm_sweep.workers.pool import RayPool
 
-    stop = Stop()
     trials = [t for t in store.trials(lease.sweep_id) if t.state is TrialState.PENDING]
     size, demand = _shape(options, len(trials), shown)
     device = "cuda" if demand.gpus else "cpu"
@@ -116,12 +123,11 @@ def _run(store: Store, url: str, lease: Lease, options: RunOptions, shown: Displ
     worker = WorkerOptions(
         files=files.root_for(url), device=device, threads=int(demand.cpus) or 1, batch_size=batch
     )
-    with _signals(_interrupted(stop, shown)):
-        pool = RayPool(size=size, demand=demand, store=store, options=worker)
-        try:
-            return Controller(store=store, pool=pool, lease=lease, display=shown, stop=stop).run()
-        finally:
-            pool.close()
+    pool = RayPool(size=size, demand=demand, store=store, options=worker)
+    try:
+        return Controller(store=store, pool=pool, lease=lease, display=shown, stop=stop).run()
+    finally:
+        pool.close()
 
 
 def _take_lease(store: Store, sweep: str, *, takeover: bool) -> Lease:
@@ -150,6 +156,9 @@ def _ray(address: str) -> Iterator[None]:
             f"Ray at {address!r} cannot be reached: {text}; start one with `ray start --head`,"
             " or leave --address out to run on this machine"
         ) from error
+    # Ray prints why a worker died in many lines of its own, whatever `log_to_driver` says; the
+    # controller says it in one.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
     try:
         yield
     finally:

@@ -275,3 +275,45 @@ def test_quantizing_again_to_other_weights_runs_the_superseded_units_again(sweep
         "evaluate:b",
         "evaluate:a",
     ]
+
+
+def test_a_method_that_kills_its_process_each_time_fails_after_three_deaths(sweep):
+    sweep.plan(planned("rtn"), planned("fp", priority=9))
+
+    def work(claim, unit):
+        if claim.trial.method == "rtn":
+            return Death(reason=EndReason.LOST, message="the process died")
+        return score(claim, unit)
+
+    summary = sweep.run(work)
+    assert (summary.succeeded, summary.failed) == (1, 1)
+    assert [unit for _, _, unit in sweep.pool.log].count("quantize") == 3
+    (row,) = [row for row in sweep.store.trials(sweep.row.id) if row.method == "rtn"]
+    assert "3 times in this unit" in row.reason
+
+
+def test_machines_that_vanish_are_not_held_against_the_trial(sweep):
+    deaths = iter([Death(reason=EndReason.LOST, message="gone", machine_lost=True)] * 5)
+    sweep.plan(planned("rtn"))
+    assert sweep.run(lambda claim, unit: next(deaths, None) or score(claim, unit)).succeeded == 1
+
+
+def test_a_paused_sweep_waits_and_still_obeys_ctrl_c(sweep, capsys):
+    sweep.plan(planned("rtn"))
+    sweep.store.pause(sweep.row.id, True)
+
+    class Impatient(PlainDisplay):
+        def note(self, text):
+            super().note(text)
+            sweep.stop.drain = sweep.stop.drain or text.startswith("paused")
+
+    import sys
+
+    lease = sweep.store.take_lease("sweep", this_process(), seconds=60, takeover=True)
+    pool = HerePool(sweep.store, score, sweep.folder)
+    summary = Controller(
+        store=sweep.store, pool=pool, lease=lease, display=Impatient(sys.stdout), stop=sweep.stop
+    ).run()
+    assert summary.pending == 1
+    assert pool.log == []
+    assert "pause --off" in capsys.readouterr().out

@@ -62,7 +62,10 @@ class TrialActor:
         )
 
     def run(self, claim: Claim, unit: Unit) -> Outcome:
-        """Run a unit and commit its result; an error ends the attempt with its description."""
+        """Run a unit and commit its result; an error ends the attempt with its description.
+
+        Whatever a method raises is its trial's error, also what is meant to end a process.
+        """
         path = files.log_path(self._options.files, claim.trial_id, claim.trial_key, claim.attempt)
         with _output_to(path):
             log.info("unit %s of %s, attempt %d", unit.key, claim.label, claim.attempt)
@@ -71,7 +74,7 @@ class TrialActor:
             except Fenced as error:
                 log.warning("dropped: %s", error)
                 return Outcome(unit=unit)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 return self._fail(claim, unit, error, path)
 
     def _run(self, claim: Claim, unit: Unit) -> Outcome:

@@ -16,6 +16,10 @@ _TRANSIENT = (ConnectionError, TimeoutError, StoreError)
 """Errors of the surroundings that may be gone a minute later; all others are the trial's own."""
 
 
+_KINDS = {EndReason.TIMEOUT: "UnitTimeout", EndReason.HOST_OOM: "OutOfMemory"}
+"""Kinds of ends that no exception names; all others are deaths of the process."""
+
+
 class WeightsLost(Exception):
     """The quantized weights that a claim's finished units were measured on are not there."""
 
@@ -51,7 +55,7 @@ def lost(reason: EndReason, message: str, unit: Unit, log: Path | None) -> Failu
     """Describe an attempt that ended without telling why: its process is gone."""
     return Failure(
         reason=reason,
-        error_type=reason.value,
+        error_type=_KINDS.get(reason, "ProcessDied"),
         message=message,
         traceback="",
         fingerprint=reason.value,

@@ -66,10 +66,12 @@ class Death:
         reason: HOST_OOM if the machine ran out of memory, ERROR if the trial's code ended the
             process, else LOST.
         message: What is known about it, on one line.
+        machine_lost: Whether its whole machine is gone: that is not the trial's doing.
     """
 
     reason: EndReason
     message: str
+    machine_lost: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)

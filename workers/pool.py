@@ -110,14 +110,31 @@ def _result(ref: Any) -> Outcome | Death:
     except ray.exceptions.OutOfMemoryError as error:
         return Death(reason=EndReason.HOST_OOM, message=_one_line(error))
     except ray.exceptions.RayActorError as error:
-        text = _one_line(error)
-        # A process that ended by itself was ended by the code it ran: that will happen again.
-        on_purpose = "exit_actor" in text or "INTENDED" in text
-        return Death(reason=EndReason.ERROR if on_purpose else EndReason.LOST, message=text)
+        return _death(_one_line(error))
+    except ray.exceptions.RayTaskError as error:
+        text = f"the worker could not tell how the unit ended: {_one_line(error.cause)}"
+        return Death(reason=EndReason.LOST, message=text)
     except ray.exceptions.RayError as error:
         return Death(reason=EndReason.LOST, message=_one_line(error))
     return outcome
 
 
+def _death(text: str) -> Death:
+    """What Ray's many words on a dead actor mean."""
+    if "node" in text and ("node has died" in text or "node was terminated" in text):
+        message = "the worker's machine is gone"
+        return Death(reason=EndReason.LOST, message=message, machine_lost=True)
+    # A process that ended by itself was ended by the code it ran: that will happen again.
+    if "exit_actor" in text or "INTENDED_USER_EXIT" in text:
+        message = "the trial's code ended the worker's process"
+        return Death(reason=EndReason.ERROR, message=message)
+    message = (
+        "the worker's process died: killed from outside, as when memory runs out, or by a crash"
+        " of native code"
+    )
+    return Death(reason=EndReason.LOST, message=message)
+
+
 def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500]
+    text = " ".join(str(error).split())[:500]
+    return f"{type(error).__name__}: {text}"
