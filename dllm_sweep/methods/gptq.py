@@ -117,15 +117,14 @@ def quantize_weight(
     order = torch.arange(len(dead), device=weight.device)
     if activation_order:
         order = torch.argsort(diagonal.masked_fill(dead, 1), descending=True, stable=True)
-    # The grid of a whole row is fitted to the weight as it came, dead inputs included.
-    source = original if group_size is None else columns
-    static = static_groups or group_size is None
-    grids = _Grids(
-        fitted=[fit_grid(part, **options) for part in source.split(size, dim=1)] if static else [],
-        size=size,
-        options=options,
-        group_of_step=order // size if static else torch.arange(len(order)) // size,
-    )
+    if static_groups or group_size is None:
+        # The grid of a whole row is fitted to the weight as it came, dead inputs included.
+        source = original if group_size is None else columns
+        fitted = [fit_grid(part, **options) for part in source.split(size, dim=1)]
+        grids = _Grids(fitted=fitted, size=size, options=options, group_of_step=order // size)
+    else:
+        steps = torch.arange(len(order)) // size
+        grids = _Grids(fitted=[], size=size, options=options, group_of_step=steps)
     factor, used = inverse_factor(hessian, dead, order, damping)
     rounded = _sweep(columns.T[order].contiguous(), factor, grids, block_size)
     back = torch.argsort(order)

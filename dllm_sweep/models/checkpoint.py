@@ -111,19 +111,26 @@ def fill_parameters(
         with safe_open(file, framework="pt") as opened:
             for name, stored_name in names.items():
                 value = opened.get_tensor(stored_name)
-                if not value.is_floating_point():
-                    raise CheckpointError(f"{file}: {stored_name} is {value.dtype}, not a float")
-                value = value.to(device=device, dtype=dtype)
-                # Attention may swallow a NaN, so logits that look well are no proof.
-                if not torch.isfinite(value).all():
-                    raise CheckpointError(f"{file}: {stored_name} is not finite in {dtype}")
-                _set_parameter(model, name, value)
+                what = f"{file}: {stored_name}"
+                _set_parameter(model, name, _converted(value, device, dtype, what))
 
 
 def stored_dtype(tensors: Mapping[str, StoredTensor], name: str) -> torch.dtype:
     """Read the floating-point type in which parameter `name` is stored."""
     with safe_open(tensors[name].file, framework="pt") as opened:
         return opened.get_tensor(tensors[name].name).dtype
+
+
+def _converted(
+    value: torch.Tensor, device: torch.device, dtype: torch.dtype, what: str
+) -> torch.Tensor:
+    if not value.is_floating_point():
+        raise CheckpointError(f"{what} is {value.dtype}, not a float")
+    value = value.to(device=device, dtype=dtype)
+    # Attention may swallow a NaN, so logits that look well are no proof.
+    if not torch.isfinite(value).all():
+        raise CheckpointError(f"{what} is not finite in {dtype}")
+    return value
 
 
 def _set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:

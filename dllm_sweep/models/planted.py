@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import nn
 
-    from dllm_sweep.models.base import DiffusionModel
+    from dllm_sweep.models.base import DiffusionModel, LinearGroup
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,17 +49,13 @@ VARIANTS = {
 
 
 def plant_outliers(model: DiffusionModel, planted: PlantedOutliers) -> None:
-    """Rescale `model` in place; its logits stay equal (bit for bit unless a value underflows)."""
+    """Rescale `model` in place; its logits stay equal, bit for bit unless a value underflows.
+
+    In float32 and bfloat16 none does; float16 has too few exponents for that.
+    """
     for block in model.blocks:
         for group in model.family.linear_groups:
-            source = block.get_submodule(group.source)
-            linears = [block.get_submodule(name) for name in group.linears]
-            if source.weight.ndim == 1:
-                channels = spread(source.weight.shape[0], planted.norm_channels)
-                _rescale(source, linears, channels, planted.norm_scale)
-            elif group.source == "mlp.up_proj":
-                channels = spread(source.weight.shape[0], planted.ffn_channels)
-                _rescale(source, linears, channels, planted.ffn_scale)
+            _plant(block, group, planted)
 
 
 def spread(size: int, count: int) -> list[int]:
@@ -68,6 +64,17 @@ def spread(size: int, count: int) -> list[int]:
     Spreading puts them into different quantization groups.
     """
     return sorted({(2 * part + 1) * size // (2 * count) for part in range(count)})
+
+
+def _plant(block: nn.Module, group: LinearGroup, planted: PlantedOutliers) -> None:
+    source = block.get_submodule(group.source)
+    linears = [block.get_submodule(name) for name in group.linears]
+    if source.weight.ndim == 1:
+        channels = spread(source.weight.shape[0], planted.norm_channels)
+        _rescale(source, linears, channels, planted.norm_scale)
+    elif group.source == "mlp.up_proj":
+        channels = spread(source.weight.shape[0], planted.ffn_channels)
+        _rescale(source, linears, channels, planted.ffn_scale)
 
 
 def _rescale(

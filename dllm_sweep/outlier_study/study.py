@@ -136,11 +136,10 @@ def _rows(
 ) -> Iterator[OutlierRow]:
     per_block = len(model.family.linear_groups)
     for number, names in enumerate(_groups(model)):
-        summaries = {p: measured[names[0], p].summary(top) for p in POSITIONS}
+        parts = [(p, part) for p in POSITIONS for part in measured[names[0], p].summary(top)]
         for name in names:
-            for positions, summary in summaries.items():
-                for part in summary:
-                    yield _row(number // per_block, name, ratio, positions, part)
+            for positions, part in parts:
+                yield _row(number // per_block, name, ratio, positions, part)
 
 
 def _row(layer: int, name: str, ratio: float, positions: str, part: Statistic) -> OutlierRow:
