@@ -57,6 +57,7 @@ SIDEWAYS = {
     ("catalog", "calibration"),
     ("catalog", "evaluation"),
     ("costs", "models"),
+    ("costs", "evaluation"),
 }
 """Imports inside functions that go up on purpose."""
 
