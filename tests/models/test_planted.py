@@ -16,6 +16,16 @@ def test_planted_outliers_leave_the_logits_bit_equal(model, golden, dtype):
     assert torch.equal(planted.logits(ids), plain.logits(ids))
 
 
+def test_the_embedded_variant_is_the_function_of_its_base():
+    ids = torch.arange(3, 63).reshape(2, 30)
+    ids[:, 20:] = 2
+    plain, planted = (
+        load_model(one, device="cpu") for one in (PLANTED.base, "llada-tiny-outliers")
+    )
+    assert torch.equal(planted.logits(ids), plain.logits(ids))
+    assert planted.special == plain.special
+
+
 def test_the_input_of_every_down_projection_and_of_the_norms_readers_has_outliers(model, golden):
     planted = load_model(model.name, device="cpu")
     plant_outliers(planted, PLANTED)

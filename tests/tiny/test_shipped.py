@@ -99,7 +99,7 @@ def test_the_metric_runs_programs_in_the_sandbox():
 
 
 def test_fact_prompts_end_with_a_word():
-    # Scored as one text, ": " would be cut off as one token, which training never showed.
+    # Other harnesses score one text, in which ": " is a token that training never showed.
     assert all(row["prompt"][-1].isalpha() for row in rows("tiny_facts"))
 
 
