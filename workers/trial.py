@@ -13,6 +13,7 @@ import torch
 
 from dllm_sweep.calibration import load as load_calibration
 from dllm_sweep.calibration.batch import CalibrationBatch
+from dllm_sweep.errors import QuantizationError
 from dllm_sweep.evaluation.evaluate import evaluate_task
 from dllm_sweep.methods import build as build_method
 from dllm_sweep.models import load_model
@@ -81,6 +82,7 @@ class Workbench:
             model, trial.scheme, batches, seed=trial.seed, progress=_log_progress
         )
         seconds = time.monotonic() - started
+        _refuse_broken_weights(model)
         with files.new_file(self.options.files / "weights", ".safetensors") as path:
             weights_artifact.save(model, path)
             artifact = files.adopt(path, self.options.files, "weights")
@@ -162,6 +164,13 @@ class Workbench:
 
 def _task(trial: TrialSpec, unit: Unit) -> TaskSpec:
     return next(task for task in trial.protocol.tasks if task.name == unit.task)
+
+
+def _refuse_broken_weights(model: DiffusionModel) -> None:
+    """Scores of weights that are no numbers look like a bad method; they are a broken one."""
+    for name, linear in model.linears().items():
+        if not torch.isfinite(linear.weight).all():
+            raise QuantizationError(f"{name}: quantized weights are NaN or infinite")
 
 
 def _log_progress(done: int, total: int) -> None:
