@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dllm_sweep import catalog, costs
+from dllm_sweep.errors import InputError
 from dllm_sweep.records import PlannedTrial, TrialRow, TrialState
 from dllm_sweep.spec import (
     FULL_PRECISION,
@@ -94,9 +95,15 @@ class _Point:
 
 
 def make_plan(file: SweepFile) -> Plan:
-    """Plan a sweep: the same file gives the same plan, and equal work has one key everywhere."""
+    """Plan a sweep: the same file gives the same plan, and equal work has one key everywhere.
+
+    Raises:
+        InputError: If the rules leave nothing of the grid.
+    """
     protocol = file.protocol
     wanted = [_trial(point, file, protocol) for point in _points(file)]
+    if not wanted:
+        raise InputError(f"sweep {file.name!r}: include and exclude leave no trial: relax a rule")
     bases = [_baseline(trial.spec) for trial in wanted if trial.skip_reason is None]
     named = {trial.spec.key for trial in wanted if trial.spec.is_baseline}
     baselines = _once(_planned(spec, file) for spec in bases)

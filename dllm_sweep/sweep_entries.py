@@ -232,9 +232,10 @@ def _task_location(name: str, folder: Path) -> str:
 class DecodingEntry(Entry):
     """How text is generated."""
 
-    gen_length: Count = DecodingSpec.gen_length
-    steps: Count = DecodingSpec.steps
     block_length: Count = DecodingSpec.block_length
+    # Each validator sees the fields above it, and reports beside what is wrong in the others.
+    gen_length: Count = Field(default=DecodingSpec.gen_length, validate_default=True)
+    steps: Count = Field(default=DecodingSpec.steps, validate_default=True)
     temperature: Annotated[float, Field(ge=0)] = DecodingSpec.temperature
     algorithm: str = DecodingSpec.algorithm
 
@@ -245,19 +246,25 @@ class DecodingEntry(Entry):
             catalog.check_name("decoding algorithm", value)
         return value
 
-    @model_validator(mode="after")
-    def _blocks_fit(self) -> DecodingEntry:
-        blocks, rest = divmod(self.gen_length, self.block_length)
-        if rest:
-            fault = f"{self.gen_length} is not a multiple of block_length {self.block_length}"
-            refuse([Finding(("gen_length",), fault)])
-        if self.steps % blocks:
+    @field_validator("gen_length")
+    @classmethod
+    def _blocks_fit(cls, value: int, info: ValidationInfo) -> int:
+        block = info.data.get("block_length", value)
+        if value % block:
+            refuse([Finding((), f"{value} is not a multiple of block_length {block}")])
+        return value
+
+    @field_validator("steps")
+    @classmethod
+    def _steps_fit(cls, value: int, info: ValidationInfo) -> int:
+        if {"gen_length", "block_length"} <= info.data.keys():
+            blocks = info.data["gen_length"] // info.data["block_length"]
             fault = (
-                f"{self.steps} cannot be shared equally by the {blocks} blocks of"
+                f"{value} cannot be shared equally by the {blocks} blocks of"
                 f" gen_length / block_length: write a multiple of {blocks}"
             )
-            refuse([Finding(("steps",), fault)])
-        return self
+            refuse([Finding((), fault)] if value % blocks else [])
+        return value
 
     def spec(self) -> DecodingSpec:
         """The frozen value."""

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from dllm_sweep.errors import InputError
 from dllm_sweep.plan import canonical_scheme, make_plan, standings
 from dllm_sweep.records import TrialRow, TrialState
 from dllm_sweep.spec import QuantScheme
@@ -89,8 +90,7 @@ def test_every_trial_that_runs_has_its_baseline_ahead_of_it(folder, schemes, met
 @SLOW_FIXTURE
 @given(schemes=some_schemes, methods=some_methods, method=st.sampled_from(["rtn", "gptq", "fp"]))
 def test_include_and_exclude_of_one_rule_split_the_grid(folder, schemes, methods, method):
-    if method not in methods:
-        methods = [*methods, method]
+    methods = [*methods, "rtn", "gptq", method]
     whole = plan_of(folder, schemes=schemes, methods=methods)
     kept = plan_of(folder, schemes=schemes, methods=methods, include=[{"method": method}])
     left = plan_of(folder, schemes=schemes, methods=methods, exclude=[{"method": method}])
@@ -243,3 +243,8 @@ def test_a_trial_of_another_specification_is_new(folder):
     (trial,) = others(plan)
     changed = replace(trial, spec=replace(trial.spec, seed=9))
     assert {found.status for found in standings(plan, [row_of(changed, "SUCCEEDED")])} == {"new"}
+
+
+def test_rules_that_leave_nothing_are_refused(folder):
+    with pytest.raises(InputError, match="leave no trial"):
+        plan_of(folder, exclude=[{"model": "toy"}])
