@@ -123,7 +123,10 @@ class LiveDisplay:
         from rich.console import Group
         from rich.text import Text
 
-        lines = [Text(f"worker {i}  {work}", style="dim") for i, work in enumerate(self._workers)]
+        lines = [
+            Text(f"worker {i}  {work}", style="dim", no_wrap=True, overflow="ellipsis")
+            for i, work in enumerate(self._workers)
+        ]
         return Group(self._progress, *lines)
 
 
