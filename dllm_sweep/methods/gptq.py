@@ -116,7 +116,7 @@ def quantize_weight(
     options: dict[str, Any] = {"bits": bits, "family": family, "mse_clip": mse_clip}
     order = torch.arange(len(dead), device=weight.device)
     if activation_order:
-        order = torch.argsort(diagonal.masked_fill(dead, 1), descending=True, stable=True)
+        order = torch.argsort(diagonal, descending=True, stable=True)
     if static_groups or group_size is None:
         # The grid of a whole row is fitted to the weight as it came, dead inputs included.
         source = original if group_size is None else columns

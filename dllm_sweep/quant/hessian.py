@@ -83,8 +83,10 @@ def inverse_factor(
         raise QuantizationError("the Hessian of its inputs is not finite; do activations overflow?")
     damped = hessian.float()[order][:, order]
     diagonal = damped.diagonal()
-    diagonal.masked_fill_(dead[order], 1)
+    # Dead inputs count as 0 in the mean: the damping, and with it the result, must not depend on
+    # whether the Hessian is a sum over tokens or a mean.
     mean = diagonal.mean()
+    diagonal.masked_fill_(dead[order], 1)
     added = 0.0
     retries = (max(damping, _LEAST_RETRY) * 10**k for k in range(1, _DAMPING_RETRIES + 1))
     for attempt in (damping, *retries):

@@ -75,7 +75,8 @@ def test_blocks_give_the_weights_of_column_by_column(bits, group_size, by_activa
         grid = {"bits": bits, "group_size": group_size}
         expected = plain_gptq(
             weight,
-            hessian.mean(),
+            # The authors take the mean over sequences of 128 tokens here, not over tokens.
+            hessian.mean() * 128,
             symmetric=symmetric,
             by_activation=by_activation,
             static=static or group_size is None,
