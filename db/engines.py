@@ -129,7 +129,7 @@ _ADVICE = (
     ("file is not a database", "not a store: the file holds something else than SQLite tables"),
     ("malformed", "the file is damaged; restore a copy, or start a new store with --store"),
     ("unable to open", "cannot be opened; check that the folder exists and may be written to"),
-    ("readonly database", "is read-only; check the permissions of the file and of its folder"),
+    ("readonly database", "is opened for reading only, or its file or folder may not be written"),
     ("read-only transaction", "is opened for reading only; only SELECT is allowed"),
     ("is full", "the disk is full; nothing of the last write was kept; free space, then resume"),
     ("disk I/O error", "the disk reports an error; check its space and health, then resume"),

@@ -72,6 +72,13 @@ def resolve_model(text: str) -> ModelRef:
     return resolve(text)
 
 
+def input_sizes(model: ModelRef) -> list[int]:
+    """Numbers of inputs that the matrices of a local checkpoint have; empty if it is not local."""
+    from dllm_sweep.models.locate import tensor_shapes
+
+    return sorted({shape[1] for shape in tensor_shapes(model).values() if len(shape) == 2})
+
+
 def build_method(name: str, parameters: Mapping[str, Any]) -> Any:
     """Build a method from its name or `file.py:Class` and the parameters that differ.
 
@@ -120,4 +127,4 @@ def check_task(name: str) -> None:
     from dllm_sweep.evaluation.tasks import is_lm_eval_task, task_file
 
     if task_file(name) is None and not is_lm_eval_task(name):
-        raise UnknownName("task", name, (*names("task"), "any lm-eval task"))
+        raise UnknownName("task", name, names("task"), "any task of lm-eval")

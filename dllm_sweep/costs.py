@@ -6,7 +6,6 @@ anything has run. What a unit really took is in the store (`unit.wall_s`).
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from dataclasses import dataclass
@@ -116,17 +115,10 @@ def _read_task(name: str) -> tuple[str, int]:
 
 def count_parameters(ref: ModelRef) -> float:
     """Count a checkpoint's weights from the headers of its files, or guess by its name."""
-    from dllm_sweep.models.locate import embedded_names, locate
+    from dllm_sweep.models.locate import tensor_shapes
 
-    if ref.name in embedded_names() or Path(ref.name).is_dir():
-        files = locate(ref.name).folder.glob("*.safetensors")
-        return float(sum(_weights_in(file) for file in files))
+    shapes = tensor_shapes(ref)
+    if shapes:
+        return float(sum(math.prod(shape) for shape in shapes.values()))
     billions = re.search(r"(\d+(?:\.\d+)?)[bB]\b", ref.name)
     return float(billions[1]) * 1e9 if billions else UNKNOWN_PARAMETERS
-
-
-def _weights_in(path: Path) -> int:
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
-    header.pop("__metadata__", None)
-    return sum(math.prod(tensor["shape"]) for tensor in header.values())

@@ -42,15 +42,18 @@ class UnknownName(InputError):
         kind: What was named, as a person would say it ("method", "task").
         name: The name as written.
         choices: All names of that kind that exist.
+        others: What else may be named, in words.
     """
 
-    def __init__(self, kind: str, name: str, choices: Iterable[str]) -> None:
+    def __init__(self, kind: str, name: str, choices: Iterable[str], others: str = "") -> None:
         self.kind, self.name, self.choices = kind, name, tuple(sorted(choices))
-        super().__init__(f"unknown {kind} {name!r}{suggestion(name, self.choices)}")
+        self.others = others
+        more = f"; {others} can be named, too" if others else ""
+        super().__init__(f"unknown {kind} {name!r}{suggestion(name, self.choices)}{more}")
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         """Errors cross process borders: pickle rebuilds them from their arguments."""
-        return type(self), (self.kind, self.name, self.choices)
+        return type(self), (self.kind, self.name, self.choices, self.others)
 
 
 class SweepFileError(InputError):

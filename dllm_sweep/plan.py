@@ -166,7 +166,21 @@ def _trial(point: _Point, file: SweepFile, protocol: ProtocolSpec) -> PlannedTri
         protocol=protocol,
         seed=point.seed,
     )
-    return _planned(spec, file, skip_reason=method.refusal(scheme))
+    return _planned(spec, file, skip_reason=method.refusal(scheme) or _misfit(spec))
+
+
+def _misfit(spec: TrialSpec) -> str | None:
+    """Say why a group size does not fit the model; None if it does, or its sizes are not known.
+
+    A trial that names its own modules is left to the method: it may leave out what does not fit.
+    """
+    size = spec.scheme.group_size
+    patterns = {key: value for key, value in spec.parameters if "modules" in key}
+    if size is None or patterns not in ({}, {"modules": ("*",), "skip_modules": ()}):
+        return None
+    odd = [inputs for inputs in catalog.input_sizes(spec.model) if inputs % size]
+    listed = " and ".join(map(str, odd))
+    return f"{spec.scheme}: groups of {size} do not divide {listed} inputs" if odd else None
 
 
 def _planned(spec: TrialSpec, file: SweepFile, skip_reason: str | None = None) -> PlannedTrial:

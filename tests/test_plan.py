@@ -248,3 +248,17 @@ def test_a_trial_of_another_specification_is_new(folder):
 def test_rules_that_leave_nothing_are_refused(folder):
     with pytest.raises(InputError, match="leave no trial"):
         plan_of(folder, exclude=[{"model": "toy"}])
+
+
+def test_a_group_size_that_does_not_fit_the_model_is_skipped_with_its_sizes(folder):
+    fits, odd = others(plan_of(folder, models=["llada-tiny"], schemes=["w4a16-g64", "w4a16-g96"]))
+    assert fits.skip_reason is None
+    assert odd.skip_reason == "w4a16-g96-asym: groups of 96 do not divide 256 inputs"
+
+
+def test_a_group_size_is_left_to_a_method_that_names_its_own_modules(folder):
+    method = {"name": "rtn", "modules": ["*.mlp.down_proj"]}
+    (trial,) = others(
+        plan_of(folder, models=["llada-tiny"], methods=[method], schemes=["w4a16-g96"])
+    )
+    assert trial.skip_reason is None

@@ -1,4 +1,4 @@
-"""What the README shows is true: its Python runs, its sweep file is valid, its links lead somewhere."""
+"""What the README shows is true: its Python runs, its sweep is valid, its links lead somewhere."""
 
 import re
 from pathlib import Path

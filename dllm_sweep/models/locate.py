@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from dataclasses import asdict, dataclass
 from functools import lru_cache
@@ -103,6 +104,25 @@ def model_digest(ref: ModelRef) -> str:
     return sha256_of({"files": _file_digests(folder), "variant": variant})
 
 
+@lru_cache
+def tensor_shapes(ref: ModelRef) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of a local checkpoint's tensors from the headers of its files.
+
+    Returns:
+        Shapes by the checkpoint's own tensor names; empty for a model on the hub.
+    """
+    folder = _local_folder(ref.name)
+    files = [] if folder is None else sorted(folder.glob("*.safetensors"))
+    return {name: shape for file in files for name, shape in _shapes_in(file).items()}
+
+
+def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    header.pop("__metadata__", None)
+    return {name: tuple(tensor["shape"]) for name, tensor in header.items()}
+
+
 def _local_folder(name: str) -> Path | None:
     if name in embedded_names():
         return EMBEDDED / (VARIANTS[name].base if name in VARIANTS else name)
@@ -113,7 +133,7 @@ def _local_folder(name: str) -> Path | None:
 def _split(name: str, revision: str | None) -> tuple[str, str | None]:
     hub_id, _, written = name.partition("@")
     if not _HUB_ID.fullmatch(hub_id):
-        raise UnknownName("model", name, (*embedded_names(), "a folder", "a hub id org/name"))
+        raise UnknownName("model", name, embedded_names(), "a folder or a hub id org/name")
     return hub_id, revision or written or None
 
 

@@ -132,7 +132,7 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
 
 def _load_by_name(name: str) -> dict[str, Any]:
     if not is_lm_eval_task(name):
-        raise UnknownName("task", name, (*task_names(), "any lm-eval task"))
+        raise UnknownName("task", name, task_names(), "any task of lm-eval")
     loaded: dict[str, Any] = _lm_eval_tasks().load([name])
     if len(loaded["tasks"]) > 1 and name not in loaded["groups"]:
         members = ", ".join(sorted(loaded["tasks"]))
