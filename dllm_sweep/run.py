@@ -117,7 +117,9 @@ def _run(
     from dllm_sweep.workers.pool import RayPool
 
     trials = [t for t in store.trials(lease.sweep_id) if t.state is TrialState.PENDING]
-    size, demand = _shape(options, len(trials), shown)
+    size, demand = shape(options, len(trials), _capacity())
+    if options.gpus_per_trial and not demand.gpus:
+        shown.note("no GPU here: running on CPUs")
     device = "cuda" if demand.gpus else "cpu"
     batch = options.batch_size or (_GPU_BATCH if demand.gpus else _CPU_BATCH)
     worker = WorkerOptions(
@@ -176,30 +178,51 @@ def _writer(store: Store, url: str) -> Iterator[Store]:
     yield start_store_actor(url)
 
 
-def _shape(options: RunOptions, trials: int, shown: Display) -> tuple[int, Demand]:
+@dataclass(frozen=True, kw_only=True)
+class Capacity:
+    """What a Ray cluster has: in all, and the cores of its largest machine."""
+
+    cpus: float
+    gpus: float
+    memory_bytes: float
+    largest_cpus: float
+
+
+def _capacity() -> Capacity:
+    import ray
+
+    has = ray.cluster_resources()
+    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    return Capacity(
+        cpus=has.get("CPU", 0.0),
+        gpus=has.get("GPU", 0.0),
+        memory_bytes=has.get("memory", _CPU_WORKER_BYTES),
+        largest_cpus=max((machine.get("CPU", 0.0) for machine in machines), default=0.0),
+    )
+
+
+def shape(options: RunOptions, trials: int, has: Capacity) -> tuple[int, Demand]:
     """How many workers of what size: what the cluster carries, no more than there are trials.
+
+    A CPU worker gets an even share of the cores, but never more than one machine has; a GPU
+    worker gets one core unless `options` say otherwise.
 
     Raises:
         ClusterError: If the cluster cannot carry a single worker.
     """
-    import ray
-
-    has = ray.cluster_resources()
-    gpus = options.gpus_per_trial if has.get("GPU", 0) else 0.0
-    if options.gpus_per_trial and not gpus:
-        shown.note("no GPU here: running on CPUs")
-    cpus = has.get("CPU", 0.0)
-    if gpus > has.get("GPU", 0) or (options.cpus_per_trial or 0) > cpus:
+    gpus = options.gpus_per_trial if has.gpus else 0.0
+    least = options.cpus_per_trial or 1.0
+    if gpus > has.gpus or least > has.largest_cpus:
         raise ClusterError(
-            f"a trial asks for {options.gpus_per_trial:g} GPUs and"
-            f" {options.cpus_per_trial or 1:g} CPUs, the cluster has {has.get('GPU', 0):g} and"
-            f" {cpus:g}; ask for less with --gpus-per-trial"
+            f"a trial asks for {gpus:g} GPUs and {least:g} CPUs, the cluster has {has.gpus:g} GPUs"
+            f" and at most {has.largest_cpus:g} CPUs on a machine; ask for less with"
+            " --gpus-per-trial and --cpus-per-trial"
         )
-    by_device = has["GPU"] / gpus if gpus else cpus / (options.cpus_per_trial or 1)
-    by_memory = has.get("memory", _CPU_WORKER_BYTES) / _CPU_WORKER_BYTES
+    by_device = has.gpus / gpus if gpus else has.cpus / least
+    by_memory = has.memory_bytes / _CPU_WORKER_BYTES
     size = max(1, min(options.actors or trials, int(by_device), int(by_memory)))
-    each = options.cpus_per_trial or max(1, cpus // size)
-    return size, Demand(cpus=each, gpus=gpus)
+    share = 1.0 if gpus else min(max(1.0, has.cpus // size), has.largest_cpus)
+    return size, Demand(cpus=options.cpus_per_trial or share, gpus=gpus)
 
 
 def _interrupted(stop: Stop, shown: Display) -> Callable[[int, object], None]:
