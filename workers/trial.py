@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from dataclasses import replace
 from functools import lru_cache
 
 import torch
@@ -41,7 +42,7 @@ class Workbench:
     def __init__(self, options: WorkerOptions) -> None:
         self.options = options
         self._model: DiffusionModel | None = None
-        self._holds: tuple[str, bool] | None = None
+        self._holds: str | None = None
         self._weights: tuple[str, Artifact] | None = None
         self._calibration = lru_cache(maxsize=_CALIBRATIONS_KEPT)(self._load_calibration)
 
@@ -86,7 +87,7 @@ class Workbench:
         with files.new_file(self.options.files / "weights", ".safetensors") as path:
             weights_artifact.save(model, path)
             artifact = files.adopt(path, self.options.files, "weights")
-        self._holds, self._weights = (claim.trial_key, True), (claim.trial_key, artifact)
+        self._holds, self._weights = claim.trial_key, (claim.trial_key, artifact)
         for warning in report.warnings:
             log.warning("%s", warning)
         bits = sum(row.bits for row in report.modules)
@@ -125,19 +126,20 @@ class Workbench:
 
     def _load(self, trial: TrialSpec) -> DiffusionModel:
         """The trial's model in full precision, loaded if the one at hand was quantized."""
-        name = str(trial.model)
-        if self._model is None or self._holds != (name, False):
+        name, dtype = str(trial.model), trial.protocol.dtype
+        wanted = f"{name} in {dtype}"
+        if self._model is None or self._holds != wanted:
             self._model, self._holds = None, None  # frees the old one first
-            log.info("loading %s", name)
-            self._model = load_model(name, device=self.options.device, dtype=trial.protocol.dtype)
-            self._holds = (name, False)
+            log.info("loading %s", wanted)
+            self._model = load_model(name, device=self.options.device, dtype=dtype)
+            self._holds = wanted
         return self._model
 
     def _ready(self, claim: Claim) -> DiffusionModel:
         """The trial's model as it is to be measured."""
         if claim.trial.is_baseline:
             return self._load(claim.trial)
-        if self._model is not None and self._holds == (claim.trial_key, True):
+        if self._model is not None and self._holds == claim.trial_key:
             return self._model
         return self._restore(claim, claim.weights)
 
@@ -148,7 +150,7 @@ class Workbench:
         model = self._load(claim.trial)
         self._holds = None
         weights_artifact.load(model, self.options.files / artifact.path)
-        self._holds, self._weights = (claim.trial_key, True), (claim.trial_key, artifact)
+        self._holds, self._weights = claim.trial_key, (claim.trial_key, artifact)
         return model
 
     def _load_calibration(
@@ -182,13 +184,4 @@ def _finished(result: UnitResult, unit: Unit, wall_s: float, device: str) -> Uni
     if device == "cuda":
         peak = float(torch.cuda.max_memory_allocated())
         costs = (*costs, Cost(name=f"peak_gpu_bytes:{unit.key}", value=peak, unit="B"))
-    return UnitResult(
-        unit=unit,
-        wall_s=wall_s,
-        metrics=result.metrics,
-        outliers=result.outliers,
-        modules=result.modules,
-        costs=costs,
-        artifacts=result.artifacts,
-        warnings=result.warnings,
-    )
+    return replace(result, unit=unit, wall_s=wall_s, costs=costs)

@@ -64,3 +64,13 @@ def test_weights_that_are_no_numbers_fail_their_trial(options, claim_of, make_tr
     claim = claim_of(make_trial(f"{tmp_path / 'own.py'}:Broken"))
     with pytest.raises(QuantizationError, match=r"q_proj.*NaN"):
         Workbench(options).run(claim, QUANTIZE)
+
+
+def test_a_model_at_hand_in_another_precision_is_loaded_again(options, claim_of, make_trial):
+    single = claim_of(make_trial("fp"))
+    protocol = replace(single.trial.protocol, dtype="bfloat16")
+    half = replace(single, trial=replace(single.trial, protocol=protocol))
+    bench = Workbench(options)
+    in_single, in_half = (bench.run(claim, FACTS).artifacts[0].sha256 for claim in (single, half))
+    assert in_single != in_half, "log-likelihoods of the answers differ between precisions"
+    assert bench.run(single, FACTS).artifacts[0].sha256 == in_single
