@@ -6,7 +6,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dllm_sweep import policy
@@ -60,8 +60,8 @@ class _Flight:
     claim: Claim
     estimated_s: float
     unit: Unit
-    started_s: float
-    remaining: list[Unit] = field(default_factory=list)
+    remaining: list[Unit]
+    started_s: float = 0.0
 
 
 class Controller:
@@ -167,10 +167,7 @@ class Controller:
 
     def _begin(self, worker: int, claim: Claim, estimated_s: float) -> None:
         first, *rest = [unit for unit in claim.trial.units() if unit.key not in claim.done]
-        now_s = self._clock()
-        flight = _Flight(
-            claim=claim, estimated_s=estimated_s, unit=first, started_s=now_s, remaining=rest
-        )
+        flight = _Flight(claim=claim, estimated_s=estimated_s, unit=first, remaining=rest)
         self._flights[worker] = flight
         self._submit(worker, flight)
 
@@ -247,10 +244,11 @@ class Controller:
 
     def _end(self, worker: int, flight: _Flight, reason: EndReason, message: str) -> None:
         del self._flights[worker]
-        failure = failures.lost(reason, message, flight.unit, self._pool.log_path(flight.claim))
+        log = self._pool.log_path(flight.claim)
+        failure = failures.lost(reason, message, flight.unit, log)
         label = flight.claim.label
         try:
-            state = self._store.end_attempt(flight.claim, failure)
+            state = self._store.end_attempt(flight.claim, failure, log_path=str(log))
         except Fenced:
             self._display.note(f"{label}: dropped, somebody else owns this trial now")
             return

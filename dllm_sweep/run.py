@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +19,7 @@ from dllm_sweep.workers.messages import Demand, WorkerOptions
 
 if TYPE_CHECKING:
     from dllm_sweep.db.interface import Store
+    from dllm_sweep.sweep_entries import Resources
 
 _CPU_WORKER_BYTES = 2**30
 _GPU_BATCH, _CPU_BATCH = 32, 16
@@ -83,15 +84,30 @@ def run_sweep(store_url: str, sweep: str, options: RunOptions) -> RunSummary:
         store.close()
 
 
-def launch(
-    file: str | Path, *, store: str | Path | None = None, options: RunOptions = RunOptions()
-) -> RunSummary:
+def options_for(resources: Resources, given: Mapping[str, Any]) -> RunOptions:
+    """Say how to run: what was given, else what the sweep file's `resources` say.
+
+    Args:
+        resources: The sweep file's.
+        given: Fields of `RunOptions`; None stands for not given.
+    """
+    written = {
+        "gpus_per_trial": resources.gpus,
+        "cpus_per_trial": resources.cpus,
+        "batch_size": resources.batch_size,
+    }
+    told = {name: value for name, value in given.items() if value is not None}
+    return RunOptions(**{k: v for k, v in written.items() if v is not None} | told)
+
+
+def launch(file: str | Path, *, store: str | Path | None = None, **options: Any) -> RunSummary:
     """Plan a sweep file, add what is new to the store, and run whatever is pending.
 
     Args:
         file: The sweep file.
         store: The store; None is the one that the command line uses.
-        options: Where and how wide to run.
+        options: Fields of `RunOptions`, such as `address="auto"`; they go before the file's
+            `resources`.
 
     Raises:
         SweepFileError: If the file has problems; nothing is written then.
@@ -101,14 +117,15 @@ def launch(
     from dllm_sweep.stored import resolve_store
     from dllm_sweep.sweep_file import read
 
-    plan = make_plan(read(Path(file)))
+    sweep_file = read(Path(file))
+    plan = make_plan(sweep_file)
     address = resolve_store(None if store is None else str(store))
     opened = open_store(address)
     try:
         opened.plan_sweep(plan.name, plan.source, plan.trials)
     finally:
         opened.close()
-    return run_sweep(address, plan.name, options)
+    return run_sweep(address, plan.name, options_for(sweep_file.resources, options))
 
 
 def _run(

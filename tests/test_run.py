@@ -10,8 +10,9 @@ from dllm_sweep.db.connect import open_store
 from dllm_sweep.errors import ClusterError, LeaseHeld
 from dllm_sweep.process import this_process
 from dllm_sweep.records import Holder, PlannedTrial
-from dllm_sweep.run import Capacity, RunOptions, _take_lease, run_sweep, shape
+from dllm_sweep.run import Capacity, RunOptions, _take_lease, options_for, run_sweep, shape
 from dllm_sweep.spec import FULL_PRECISION, ModelRef, ProtocolSpec, TaskSpec, TrialSpec
+from dllm_sweep.sweep_entries import Resources
 
 
 @pytest.fixture
@@ -108,3 +109,9 @@ def test_little_memory_means_few_workers():
 def test_what_no_machine_can_carry_is_refused(options):
     with pytest.raises(ClusterError, match="ask for less"):
         shape(options, 10, CLUSTER)
+
+
+def test_what_is_given_goes_before_what_the_sweep_file_says():
+    resources = Resources(gpus=0.5, batch_size=4)
+    told = options_for(resources, {"batch_size": 8, "actors": None, "address": "auto"})
+    assert told == RunOptions(gpus_per_trial=0.5, batch_size=8, address="auto")

@@ -44,13 +44,19 @@ def new_file(folder: Path, suffix: str) -> Iterator[Path]:
         path.unlink(missing_ok=True)
 
 
-def adopt(path: Path, root: Path, kind: str) -> Artifact:
+def adopt(path: Path, root: Path, kind: str, *, sha256: str | None = None) -> Artifact:
     """Move a finished temporary file to its content address under `root`.
 
     The file is on disk before the row that names it is written, so that a row never names a
     file that is not there; a crash between the two leaves a file that no row names.
+
+    Args:
+        path: The temporary file.
+        root: The folder for files.
+        kind: The artifact's kind, and its folder's name.
+        sha256: The file's digest where its writer knows it: weights may be many gigabytes.
     """
-    data_digest = _sha256(path)
+    data_digest = sha256 or _sha256(path)
     target = root / kind / f"{data_digest}{path.suffix}"
     target.parent.mkdir(parents=True, exist_ok=True)
     with path.open("rb") as file:

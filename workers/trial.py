@@ -85,8 +85,8 @@ class Workbench:
         seconds = time.monotonic() - started
         _refuse_broken_weights(model)
         with files.new_file(self.options.files / "weights", ".safetensors") as path:
-            weights_artifact.save(model, path)
-            artifact = files.adopt(path, self.options.files, "weights")
+            saved = weights_artifact.save(model, path)
+            artifact = files.adopt(path, self.options.files, "weights", sha256=saved.sha256)
         self._holds, self._weights = claim.trial_key, (claim.trial_key, artifact)
         for warning in report.warnings:
             log.warning("%s", warning)

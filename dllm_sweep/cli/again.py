@@ -83,24 +83,13 @@ def run_pending(
     if not waiting:
         return _outcome(before, "nothing to run", interrupted=False)
     click.echo(run_note(waiting))
-    from dllm_sweep.run import RunOptions, run_sweep
+    from dllm_sweep.run import options_for, run_sweep
     from dllm_sweep.stored import resolve_store
 
-    wanted = _merged(resources, options)
-    summary = run_sweep(resolve_store(store), sweep, RunOptions(**wanted))
+    summary = run_sweep(resolve_store(store), sweep, options_for(resources, options))
     with existing_store(store) as opened:
         after = opened.trials(opened.sweep(sweep).id)
     return _outcome(after, f"ran for {summary.wall_s:.0f} s", interrupted=summary.interrupted)
-
-
-def _merged(resources: Resources, options: Mapping[str, Any]) -> dict[str, Any]:
-    written = {
-        "gpus_per_trial": resources.gpus,
-        "cpus_per_trial": resources.cpus,
-        "batch_size": resources.batch_size,
-    }
-    given = {name: value for name, value in options.items() if value is not None}
-    return {name: value for name, value in written.items() if value is not None} | given
 
 
 def _outcome(rows: Sequence[TrialRow], what: str, *, interrupted: bool) -> Outcome:

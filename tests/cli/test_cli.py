@@ -20,14 +20,8 @@ HEAVY = ("torch", "ray", "transformers", "sqlalchemy", "pydantic", "lm_eval", "d
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(workplace):
     """The working folder: a sweep file and all that it names."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DLLM_SWEEP_STORE", raising=False)
-    (tmp_path / "toy").mkdir()
-    (tmp_path / "toy" / "config.json").write_text("{}")
-    (tmp_path / "own.yaml").write_text("task: own\n")
-    (tmp_path / "text.txt").write_text("some words\n")
     data = {
         "models": ["toy"],
         "methods": ["rtn"],
@@ -36,8 +30,8 @@ def folder(tmp_path, monkeypatch):
         "calibration": "text.txt",
         "outliers": {"source": "text.txt"},
     }
-    (tmp_path / "sweep.yaml").write_text(json.dumps(data))
-    return tmp_path
+    (workplace / "sweep.yaml").write_text(json.dumps(data))
+    return workplace
 
 
 def run(*args):

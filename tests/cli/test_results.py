@@ -30,14 +30,8 @@ SCHEMES = ["w4a16-g128", "w3a16-g128", "w8a8"]
 
 
 @pytest.fixture
-def folder(tmp_path, monkeypatch):
+def folder(workplace):
     """A finished sweep in the working folder: a baseline, two results, one failure."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DLLM_SWEEP_STORE", raising=False)
-    (tmp_path / "toy").mkdir()
-    (tmp_path / "toy" / "config.json").write_text("{}")
-    (tmp_path / "own.yaml").write_text("task: own\n")
-    (tmp_path / "text.txt").write_text("some words\n")
     data = {
         "models": ["toy"],
         "methods": ["rtn"],
@@ -46,9 +40,9 @@ def folder(tmp_path, monkeypatch):
         "calibration": "text.txt",
         "outliers": False,
     }
-    (tmp_path / "sweep.yaml").write_text(json.dumps(data))
+    (workplace / "sweep.yaml").write_text(json.dumps(data))
     fill()
-    return tmp_path
+    return workplace
 
 
 def fill():
