@@ -161,7 +161,9 @@ def test_code_that_ends_its_process_fails_its_trial(sweep):
     sweep.plan(planned("rtn"))
     summary = sweep.run(lambda claim, unit: Death(reason=EndReason.ERROR, message="exit code 3"))
     assert summary.failed == 1
-    assert sweep.store.query("SELECT log_path FROM failures").rows == ((str(sweep.folder / "log"),),)
+    assert sweep.store.query("SELECT log_path FROM failures").rows == (
+        (str(sweep.folder / "log"),),
+    )
 
 
 def test_draining_finishes_the_unit_in_flight_and_leaves_the_rest_to_resume(sweep):
