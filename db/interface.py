@@ -11,11 +11,15 @@ from dllm_sweep.records import (
     Holder,
     HostInfo,
     Lease,
+    LogChunk,
     PlannedTrial,
+    Score,
     SweepRow,
     TrialRow,
     TrialState,
     UnitResult,
+    UnitStanding,
+    UnitTime,
 )
 
 
@@ -38,6 +42,18 @@ class Store(Protocol):
 
     def trials(self, sweep_id: int) -> tuple[TrialRow, ...]:
         """All trials of a sweep, highest priority first, then in planning order."""
+
+    def units(self, sweep_id: int) -> tuple[UnitStanding, ...]:
+        """All units of a sweep's PENDING and RUNNING trials, in the order in which they run."""
+
+    def unit_times(self) -> tuple[UnitTime, ...]:
+        """How long the committed units of all sweeps took, oldest first."""
+
+    def scores(self, sweep_id: int) -> tuple[Score, ...]:
+        """The primary scores of all tasks that are wholly committed."""
+
+    def logs(self, trial_id: int, *, after: int = 0) -> tuple[LogChunk, ...]:
+        """What a trial's workers printed, oldest first, from the chunk after number `after` on."""
 
     def take_lease(
         self, sweep: str, holder: Holder, *, seconds: float, takeover: bool = False
@@ -62,10 +78,19 @@ class Store(Protocol):
         Safe to repeat with the same `claim_id`.
         """
 
+    def beat(self, claim: Claim, worker: str, log: str = "") -> None:
+        """Say that a worker is still at a trial, and hand over what it printed since the last beat.
+
+        Raises:
+            Fenced: If somebody else owns the trial now: the worker stops at once.
+        """
+
     def commit_unit(self, claim: Claim, result: UnitResult) -> TrialState:
         """Make a unit's result durable and visible, once; the trial SUCCEEDS with its last unit.
 
-        Safe to repeat: a unit that this attempt has committed already is left as it is. A
+        Several workers may hold one claim, each at a unit of its own; the first commit of a unit
+        stands. The scores of a task that is cut into shards are merged by the commit of its last
+        shard. Safe to repeat: a unit that this attempt has committed already is left as it is. A
         `quantize` result whose weights differ from those that older units were measured on
         supersedes those units.
         """
@@ -75,6 +100,16 @@ class Store(Protocol):
     ) -> TrialState:
         """End an attempt without success; requeue the trial or fail it by the failure's reason
         and the budgets of attempts."""
+
+    def lose_worker(self, claim: Claim, failure: Failure) -> TrialState:
+        """Charge the loss of one of several workers of a trial; the attempt goes on with the others
+        unless the budget of losses is used up."""
+
+    def prune(self, lease: Lease, trial_id: int, evidence: str) -> bool:
+        """Give up a PENDING or RUNNING trial that racing has beaten; False if it is over already.
+
+        Its baseline is never pruned; `evidence` says what was seen and stays with the trial.
+        """
 
     def retry(
         self,

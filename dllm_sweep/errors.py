@@ -8,6 +8,7 @@
     │   └── CalibrationError        2   a calibration set that cannot be read or is too small
     ├── QuantizationError           1   a method that cannot do what the trial asks of it
     ├── StoreError                  3   the result store cannot be opened, read or written
+    │   ├── StoreUnavailable        3   it does not answer now, but may do so soon
     │   ├── SchemaOutOfDate         3   the store needs a migration
     │   ├── LeaseHeld               3   another controller runs this sweep
     │   └── Fenced                  3   somebody else owns this trial now: drop the work
@@ -89,6 +90,10 @@ class StoreError(SweepError):
     """The result store cannot be opened, read or written."""
 
     exit_code = 3
+
+
+class StoreUnavailable(StoreError):
+    """The store does not answer now, but may do so soon: nothing was written, ask again."""
 
 
 class SchemaOutOfDate(StoreError):

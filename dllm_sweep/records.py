@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from dllm_sweep.spec import TrialSpec, Unit
+from dllm_sweep.tally import Tally
 
 
 class TrialState(StrEnum):
@@ -76,10 +77,29 @@ class Claim:
     trial: TrialSpec
     done: tuple[str, ...]
     """Keys of units that earlier attempts committed and that still hold."""
+    units: tuple[Unit, ...] = ()
+    """All units of the trial as planned, tasks cut into shards, in the order in which they run."""
     weights: Artifact | None = None
     """The quantized weights that the done units were measured on."""
     batch_scale: float = 1.0
     """Factor on batch sizes, halved after the GPU ran out of memory."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demand:
+    """What one worker asks of one machine of the cluster.
+
+    Attributes:
+        cpus: Cores.
+        gpus: GPUs, or a fraction of one; more than one share a model's layers.
+        memory_bytes: Main memory that Ray sets aside for it; 0 sets nothing aside.
+        labels: Labels that the machine must carry, as sorted pairs of key and value.
+    """
+
+    cpus: float = 1.0
+    gpus: float = 0.0
+    memory_bytes: int = 0
+    labels: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +128,8 @@ class Metric:
     higher_is_better: bool = True
     primary: bool = True
     """Whether the leaderboard shows this metric for the task."""
+    tally: Tally | None = None
+    """Exact sums over the items; every metric of a shard has one, so that shards merge exactly."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,6 +192,10 @@ class UnitResult:
     costs: tuple[Cost, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
     warnings: tuple[str, ...] = ()
+    host: str = ""
+    """Name of the machine that did it."""
+    device: str = ""
+    """`cpu` or the GPU's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +225,14 @@ class HostInfo:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PlannedUnit:
+    """One unit as planning hands it to the store, with its estimated wall time in seconds."""
+
+    unit: Unit
+    estimated_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PlannedTrial:
     """One trial as planning hands it to the store.
 
@@ -208,6 +242,7 @@ class PlannedTrial:
         skip_reason: Why the combination is not legal; None if it runs.
         estimated_s: Estimated wall time in seconds on one actor.
         priority: Higher runs earlier; baselines are above all others.
+        units: Its units, long tasks cut into shards; empty stands for `spec.units()`, uncut.
     """
 
     spec: TrialSpec
@@ -215,6 +250,7 @@ class PlannedTrial:
     skip_reason: str | None = None
     estimated_s: float = 0.0
     priority: int = 0
+    units: tuple[PlannedUnit, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,3 +283,56 @@ class TrialRow:
     estimated_s: float
     ready_in_s: float
     """Seconds until a backed-off trial may be claimed; 0 or less if it may be now."""
+    scheme: str = ""
+    is_baseline: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitStanding:
+    """One unit of a trial's current generation as it stands."""
+
+    trial_id: int
+    unit: Unit
+    estimated_s: float
+    done: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class UnitTime:
+    """How long one committed unit took, beside what was planned: costs are learnt from it."""
+
+    model: str
+    method: str
+    scheme: str
+    kind: str
+    task: str
+    device: str
+    estimated_s: float
+    wall_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Score:
+    """The primary score of one task of one trial: what racing looks at."""
+
+    trial_id: int
+    task: str
+    value: float | None
+    stderr: float | None
+    n: int
+    higher_is_better: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogChunk:
+    """A piece of what an attempt's workers printed, kept in the store so that it can be read from
+    any machine."""
+
+    id: int
+    """Grows with time: ask for what came after it."""
+    trial_id: int
+    attempt: int
+    worker: str
+    """Host and process id."""
+    at_s: float
+    text: str

@@ -13,9 +13,9 @@ from dllm_sweep import process
 from dllm_sweep.controller import LEASE_S, Controller, RunSummary, Stop
 from dllm_sweep.errors import ClusterError, Fenced, LeaseHeld
 from dllm_sweep.progress import Display, display
-from dllm_sweep.records import Holder, Lease, TrialState
+from dllm_sweep.records import Demand, Holder, Lease, TrialState
 from dllm_sweep.workers import files
-from dllm_sweep.workers.messages import Demand, WorkerOptions
+from dllm_sweep.workers.messages import WorkerOptions
 
 if TYPE_CHECKING:
     from dllm_sweep.db.interface import Store
@@ -131,7 +131,7 @@ def launch(file: str | Path, *, store: str | Path | None = None, **options: Any)
 def _run(
     store: Store, url: str, lease: Lease, options: RunOptions, shown: Display, stop: Stop
 ) -> RunSummary:
-    from dllm_sweep.workers.pool import RayPool
+    from dllm_sweep.workers.ray_pool import RayPool
 
     trials = [t for t in store.trials(lease.sweep_id) if t.state is TrialState.PENDING]
     size, demand = shape(options, len(trials), _capacity())

@@ -47,6 +47,7 @@ LAYERS = {
     "records": 1,
     "spec": 0,
     "errors": 0,
+    "tally": 0,
 }
 """Each part of the package with its height; a part imports only parts that are not higher."""
 

@@ -5,21 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from dllm_sweep.records import EndReason, Failure, TrialState
+from dllm_sweep.records import Demand, EndReason, Failure, HostInfo, TrialState
 from dllm_sweep.spec import Unit
-
-
-@dataclass(frozen=True, kw_only=True)
-class Demand:
-    """What one worker asks of the cluster.
-
-    Attributes:
-        cpus: Cores.
-        gpus: GPUs, or a fraction of one.
-    """
-
-    cpus: float
-    gpus: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,12 +18,15 @@ class WorkerOptions:
         device: `cuda` or `cpu`.
         threads: Threads of one CPU operation.
         batch_size: Sequences in one forward pass, before a trial's `batch_scale`.
+        bench: Where the work is done, `module:Class`: the class takes these options and has
+            `run(claim, unit) -> UnitResult` and `discard_weights(claim)`.
     """
 
     files: Path
     device: str
     threads: int
     batch_size: int
+    bench: str = "dllm_sweep.workers.trial:Workbench"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,3 +70,18 @@ class Finished:
 
     worker: int
     result: Outcome | Death
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worker:
+    """A worker whose process is up.
+
+    Attributes:
+        id: Its number; a process that replaces it gets another one, numbers never come back.
+        demand: The size it was asked for with.
+        host: Where it runs.
+    """
+
+    id: int
+    demand: Demand
+    host: HostInfo

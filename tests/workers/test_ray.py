@@ -48,7 +48,7 @@ def proxy(cluster, store, tmp_path):
 
 @pytest.fixture
 def pool(proxy, options):
-    from dllm_sweep.workers.pool import RayPool
+    from dllm_sweep.workers.ray_pool import RayPool
 
     made = RayPool(size=1, demand=Demand(cpus=1, gpus=0), store=proxy, options=options)
     yield made
