@@ -6,6 +6,7 @@ import torch
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.models.base import DiffusionModel, Special
 from dllm_sweep.models.llada import PLUGIN as LLADA
+from tests.postgres import running
 
 VOCABULARY, LENGTH = 64, 32
 
@@ -44,6 +45,13 @@ def build_model(*, seed=0, layers=2, dtype=torch.float32):
         special=Special(mask_id=VOCABULARY - 1, end_ids=(1,), pad_id=1),
         max_length=LENGTH,
     )
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A Postgres server of the tests' own."""
+    with running() as server:
+        yield server
 
 
 @pytest.fixture

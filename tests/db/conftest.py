@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from dllm_sweep.db.connect import open_store
 from dllm_sweep.db.memory import MemoryStore
@@ -28,9 +26,7 @@ from dllm_sweep.records import (
 )
 from dllm_sweep.spec import ModelRef, ProtocolSpec, QuantScheme, TaskSpec, TrialSpec, Unit
 
-SERVER = os.environ.get("DLLM_SWEEP_TEST_POSTGRES")
-"""A Postgres server on which tests may create databases; without it they run on the others."""
-SQL_STORES = ["sqlite", *(["postgres"] if SERVER else [])]
+SQL_STORES = ["sqlite", "postgres"]
 
 
 class Build:
@@ -133,25 +129,26 @@ def build() -> Build:
 
 
 @pytest.fixture
-def store_url(request, tmp_path) -> Iterator[str]:
+def new_store(tmp_path, request):
+    """Makes the address of a new, empty SQL store of a kind."""
+    return lambda kind: _new_store(kind, tmp_path, request)
+
+
+@pytest.fixture
+def store_url(request, new_store) -> Iterator[str]:
     """The address of a new, empty SQL store."""
-    with _new_store(getattr(request, "param", "sqlite"), tmp_path) as url:
+    with new_store(getattr(request, "param", "sqlite")) as url:
         yield url
 
 
 @contextmanager
-def _new_store(kind: str, folder: Path) -> Iterator[str]:
+def _new_store(kind: str, folder: Path, request: pytest.FixtureRequest) -> Iterator[str]:
     if kind == "sqlite":
         yield f"sqlite:///{folder}/store.db"
         return
-    name = f"test_{uuid.uuid4().hex}"
-    server = sa.create_engine(SERVER, isolation_level="AUTOCOMMIT")
-    with server.connect() as connection:
-        connection.exec_driver_sql(f"CREATE DATABASE {name}")
-    yield sa.make_url(SERVER).set(database=name).render_as_string(hide_password=False)
-    with server.connect() as connection:
-        connection.exec_driver_sql(f"DROP DATABASE {name} WITH (FORCE)")
-    server.dispose()
+    # The server starts with the first test that needs it.
+    with request.getfixturevalue("postgres").database() as url:
+        yield url
 
 
 def pytest_generate_tests(metafunc) -> None:
@@ -167,12 +164,12 @@ def on_sqlite() -> None:
 
 
 @pytest.fixture
-def store(request, tmp_path):
+def store(request, new_store):
     """A new store of each kind."""
     if request.param == "memory":
         yield MemoryStore()
         return
-    with _new_store(request.param, tmp_path) as url:
+    with new_store(request.param) as url:
         opened = open_store(url)
         yield opened
         opened.close()
