@@ -30,8 +30,14 @@ class Store(Protocol):
     somebody else has taken over.
     """
 
-    def plan_sweep(self, name: str, source: str, trials: Sequence[PlannedTrial]) -> SweepRow:
-        """Create or extend the sweep `name`: trials that it has already are left as they are."""
+    def plan_sweep(
+        self, name: str, source: str, trials: Sequence[PlannedTrial], *, reuse: bool = True
+    ) -> SweepRow:
+        """Create or extend the sweep `name`: trials that it has already are left as they are.
+
+        With `reuse`, a new trial that has SUCCEEDED in another sweep of this store is created
+        SUCCEEDED with a copy of its results; its reason names that sweep.
+        """
 
     def sweep(self, name: str | None) -> SweepRow:
         """The sweep of this name, or the one launched last.
@@ -78,8 +84,12 @@ class Store(Protocol):
         Safe to repeat with the same `claim_id`.
         """
 
-    def beat(self, claim: Claim, worker: str, log: str = "") -> None:
+    def beat(self, claim: Claim, worker: str, log: str = "", *, number: int = 0) -> None:
         """Say that a worker is still at a trial, and hand over what it printed since the last beat.
+
+        `number` counts the worker's pieces of log under this claim from 1: a piece that is handed
+        over again under its number is kept once. Of an attempt's log the beginning and the newest
+        are kept, 256 KiB in all; a line says what was dropped between them.
 
         Raises:
             Fenced: If somebody else owns the trial now: the worker stops at once.
@@ -92,7 +102,8 @@ class Store(Protocol):
         stands. The scores of a task that is cut into shards are merged by the commit of its last
         shard. Safe to repeat: a unit that this attempt has committed already is left as it is. A
         `quantize` result whose weights differ from those that older units were measured on
-        supersedes those units.
+        supersedes those units; what is then still handed in as measured on the old weights
+        (`UnitResult.weights_sha256`) is Fenced.
         """
 
     def end_attempt(
@@ -101,14 +112,21 @@ class Store(Protocol):
         """End an attempt without success; requeue the trial or fail it by the failure's reason
         and the budgets of attempts."""
 
-    def lose_worker(self, claim: Claim, failure: Failure) -> TrialState:
+    def lose_worker(self, claim: Claim, failure: Failure, *, worker: str) -> TrialState:
         """Charge the loss of one of several workers of a trial; the attempt goes on with the others
-        unless the budget of losses is used up."""
+        unless the budget of losses is used up.
+
+        `worker` tells the lost process from the attempt's others: its loss is charged once,
+        however often it is said.
+        """
 
     def prune(self, lease: Lease, trial_id: int, evidence: str) -> bool:
         """Give up a PENDING or RUNNING trial that racing has beaten; False if it is over already.
 
-        Its baseline is never pruned; `evidence` says what was seen and stays with the trial.
+        `evidence` says what was seen and stays with the trial as its reason.
+
+        Raises:
+            StoreError: If the trial is a baseline: those are never pruned.
         """
 
     def retry(

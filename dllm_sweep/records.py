@@ -196,6 +196,8 @@ class UnitResult:
     """Name of the machine that did it."""
     device: str = ""
     """`cpu` or the GPU's name."""
+    weights_sha256: str | None = None
+    """The quantized weights that it was measured on; None if there are none or it is not known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -262,6 +264,8 @@ class SweepRow:
     source: str
     """The sweep file's text as launched."""
     paused: bool
+    reused: int = 0
+    """How many of its trials took their results from another sweep."""
 
 
 @dataclass(frozen=True, kw_only=True)
