@@ -6,15 +6,17 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Real
 from typing import Any
 
 from dllm_sweep.errors import InputError
+from dllm_sweep.evaluation.shards import keep_shard, tallies
 from dllm_sweep.evaluation.tasks import load_tasks
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.records import Metric
-from dllm_sweep.spec import DecodingSpec, TaskSpec
+from dllm_sweep.spec import DecodingSpec, TaskSpec, Unit
+from dllm_sweep.tally import Tally
 
 _BOOTSTRAP_ITERATIONS = 1000
 """For metrics that are no means; the standard error of a mean is computed in closed form."""
@@ -63,9 +65,13 @@ def evaluate_task(
     *,
     seed: int,
     batch_size: int | None,
+    unit: Unit | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> TaskResult:
-    """Score a model on one task.
+    """Score a model on one task, or on one shard of it.
+
+    A metric that is the mean of its items' scores carries their exact sums: the sums of all shards
+    give the very bits of the uncut task.
 
     Args:
         model: The model, quantized or not.
@@ -73,17 +79,20 @@ def evaluate_task(
         decoding: How text is generated.
         seed: Seed of Monte-Carlo masks and of sampling.
         batch_size: Rows in a batch; None is as many as fit.
+        unit: Which shard of the task; None is all of it.
         progress: Called with (requests done, requests in all).
 
     Raises:
         UnknownName: If there is no such task.
-        InputError: If the task cannot be loaded, or asks for what the model cannot do.
+        InputError: If the task cannot be loaded or cut, or asks for what the model cannot do.
     """
     from lm_eval.evaluator import evaluate
 
     from dllm_sweep.evaluation.lm import DiffusionLM
 
+    unit = unit or Unit(kind="evaluate", task=task.name)
     loaded = load_tasks(task)
+    keep_shard(loaded, unit, task.limit)
     lm = DiffusionLM(
         model, decoding, draws=task.draws, seed=seed, batch_size=batch_size, progress=progress
     )
@@ -97,7 +106,9 @@ def evaluate_task(
             # The package's code tasks run in the sandbox; naming another one is consent.
             confirm_run_unsafe_code=True,
         )
-    metrics = _metrics(results, task.name, _primary_metric(loaded, task.name))
+    sums = _sums(results, loaded, task.name)
+    metrics = _metrics(results, task.name, _primary_metric(loaded, task.name), sums)
+    _refuse_cut(metrics, unit)
     samples = [
         sample
         for name in loaded["tasks"]
@@ -114,7 +125,29 @@ def _primary_metric(loaded: Mapping[str, Any], name: str) -> str | None:
     return metadata.get("primary_metric") if isinstance(metadata, dict) else None
 
 
-def _metrics(results: Mapping[str, Any], name: str, primary: str | None) -> tuple[Metric, ...]:
+def _sums(results: Mapping[str, Any], loaded: Mapping[str, Any], name: str) -> dict[str, Tally]:
+    """Exact sums by lm-eval's keys; a group's score is no mean of items, so it has none."""
+    if name in loaded["groups"] or name not in loaded["tasks"]:
+        return {}
+    return tallies(results["samples"][name], loaded["tasks"][name])
+
+
+def _refuse_cut(metrics: tuple[Metric, ...], unit: Unit) -> None:
+    whole = [metric.name for metric in metrics if metric.tally is None]
+    if unit.shards > 1 and whole:
+        raise InputError(
+            f"task {unit.task!r} cannot be cut into shards: {', '.join(whole)} is no mean of finite"
+            " scores of its items"
+        )
+
+
+def _metrics(
+    results: Mapping[str, Any],
+    name: str,
+    primary: str | None,
+    sums: Mapping[str, Tally] | None = None,
+) -> tuple[Metric, ...]:
+    sums = sums or {}
     scores = results["results"].get(name, {})
     keys = [key for key in scores if "," in key and not _is_stderr(key)]
     if not keys:
@@ -124,17 +157,27 @@ def _metrics(results: Mapping[str, Any], name: str, primary: str | None) -> tupl
     items = _count_items(results, members)
     better = results["higher_is_better"].get(name) or {}
     return tuple(
-        Metric(
-            task=name,
-            name=_metric_name(key, keys),
-            value=float(scores[key]),
-            stderr=_stderr(scores, key),
-            n=items,
-            higher_is_better=better.get(key.partition(",")[0]) is not False,
-            primary=key == chosen,
+        _summed(
+            Metric(
+                task=name,
+                name=_metric_name(key, keys),
+                value=float(scores[key]),
+                stderr=_stderr(scores, key),
+                n=items,
+                higher_is_better=better.get(key.partition(",")[0]) is not False,
+                primary=key == chosen,
+            ),
+            sums.get(key),
         )
         for key in sorted(keys, key=lambda key: key != chosen)
     )
+
+
+def _summed(metric: Metric, tally: Tally | None) -> Metric:
+    """The metric as its exact sums give it, so that cut and uncut tasks agree to the last bit."""
+    if tally is None:
+        return metric
+    return replace(metric, value=tally.mean, stderr=tally.stderr, n=tally.n, tally=tally)
 
 
 def _metric_name(key: str, keys: list[str]) -> str:

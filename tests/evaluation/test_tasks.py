@@ -9,6 +9,7 @@ from dllm_sweep.errors import InputError, UnknownName
 from dllm_sweep.evaluation.tasks import (
     FOLDER,
     load_tasks,
+    may_be_cut,
     task_digest,
     task_file,
     task_names,
@@ -114,3 +115,31 @@ def test_a_task_has_another_digest_once_its_data_or_its_code_changes(tmp_path):
 
 def test_a_task_of_lm_eval_is_known_by_its_version():
     assert task_digest("gsm8k").startswith("lm-eval 0.")
+
+
+@pytest.mark.parametrize("name", [*task_names(), "gsm8k", "arc_challenge", "winogrande"])
+def test_tasks_whose_metrics_are_means_may_be_cut(name):
+    assert may_be_cut(name)
+
+
+@pytest.mark.parametrize("name", ["mmlu", "wikitext", "ifeval", "squadv2", "no_such_task"])
+def test_groups_and_tasks_with_other_metrics_are_not_cut(name):
+    assert not may_be_cut(name)
+
+
+def test_metrics_of_an_included_file_count(task_files, tmp_path):
+    own = tmp_path / "own.yaml"
+    own.write_text("include: choices.yaml\ntask: own\n")
+    assert may_be_cut(str(own))
+    path = Path(task_files["choices"])
+    path.write_text(path.read_text().replace("aggregation: mean", "aggregation: median"))
+    assert not may_be_cut(str(own))
+
+
+def test_whether_a_task_may_be_cut_is_told_without_lm_eval():
+    code = (
+        "import sys; from dllm_sweep.evaluation.tasks import may_be_cut; may_be_cut('gsm8k');"
+        "print([name for name in ('lm_eval', 'torch', 'datasets') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

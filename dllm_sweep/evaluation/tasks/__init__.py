@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,11 @@ _SHUFFLE_SEED = 0
 _FEWSHOT_SEED = 1234
 
 _DATA_FILE = re.compile(r"[\w./-]+\.jsonl?\b")
+_UNCUT = re.compile(r"^(class|group): ", re.MULTILINE)
+_MEANS_BY_DEFAULT = frozenset({"generate_until", "multiple_choice"})
+"""Output types whose metrics are means where the task names none."""
+_MEANS = frozenset({"acc", "acc_norm", "exact_match"})
+"""Metrics that lm-eval averages where the task does not say how to aggregate."""
 _FUNCTION = re.compile(r"!function (\w+)\.")
 
 
@@ -73,6 +79,55 @@ def is_lm_eval_task(name: str) -> bool:
         return name in _lm_eval_tasks().all_tasks
     except ImportError:
         return False
+
+
+def may_be_cut(name: str) -> bool:
+    """Say, from a task's file alone, whether shards of its items merge to the whole task's scores.
+
+    They do where every metric is the mean of the items' scores. What cannot be told without
+    lm-eval (a group, a tag, a task in Python) is not cut.
+    """
+    path = task_file(name) or _lm_eval_file(name)
+    text = "" if path is None else _with_includes(path)
+    if not re.search(r"^task: *[\w/.'\"-]+ *$", text, re.MULTILINE) or _UNCUT.search(text):
+        return False
+    kind = re.search(r"^output_type: *(\w+)", text, re.MULTILINE)
+    listed = text.partition("metric_list:")[2]
+    if not listed:
+        return kind is not None and kind[1] in _MEANS_BY_DEFAULT
+    metrics = re.split(r"\bmetric:", listed)[1:]
+    return all(_is_mean(metric) for metric in metrics)
+
+
+def _is_mean(metric: str) -> bool:
+    """Whether an entry of `metric_list`, from behind `metric:` on, is a mean of item scores."""
+    how = re.search(r"\baggregation: *([^\s,}]+)", metric)
+    name = re.match(r" *[\"']?([\w.]+)", metric)
+    return how[1] == "mean" if how else name is not None and name[1] in _MEANS
+
+
+def _with_includes(path: Path) -> str:
+    text = path.read_text(encoding="utf-8")
+    found = re.search(r"^include: *(\S+)", text, re.MULTILINE)
+    base = path.parent / found[1].strip("'\"") if found else path
+    if base == path or not base.is_file():
+        return text
+    # The file's own keys go before those of the file that it includes.
+    inherited = _with_includes(base)
+    return text + (inherited if "metric_list:" not in text else inherited.split("metric_list:")[0])
+
+
+@lru_cache
+def _lm_eval_file(name: str) -> Path | None:
+    """Find the YAML file of a task of lm-eval's own, without importing lm-eval; None if unsure."""
+    found = find_spec("lm_eval")
+    if found is None or found.origin is None or not re.fullmatch(r"[\w.-]+", name):
+        return None
+    folder = Path(found.origin).parent / "tasks"
+    files = {*folder.glob(f"**/{name}.yaml"), *folder.glob(f"**/{name}/*.yaml")}
+    named = re.compile(rf"^task: *[\"']?{re.escape(name)}[\"']? *$", re.MULTILINE)
+    fits = [path for path in files if named.search(path.read_text(encoding="utf-8"))]
+    return fits[0] if len(fits) == 1 else None
 
 
 def load_tasks(spec: TaskSpec) -> dict[str, Any]:
