@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from dllm_sweep import policy
 from dllm_sweep.errors import Fenced
-from dllm_sweep.progress import Display
+from dllm_sweep.progress import Display, Subject
 from dllm_sweep.records import Claim, EndReason, Lease, TrialRow, TrialState
 from dllm_sweep.spec import Unit
 from dllm_sweep.workers import failures
@@ -173,7 +173,7 @@ class Controller:
 
     def _submit(self, worker: int, flight: _Flight) -> None:
         flight.started_s = self._clock()
-        self._display.unit_started(worker, flight.claim.label, flight.unit.key)
+        self._display.unit_started(worker, Subject.of(flight.claim), flight.unit)
         self._pool.submit(worker, flight.claim, flight.unit)
 
     def _land(self, finished: Finished) -> None:
@@ -188,7 +188,7 @@ class Controller:
         if outcome.fresh_process:
             self._replace(worker)
         if outcome.failure is None and outcome.state is not None:
-            self._display.unit_done(worker, label, outcome.unit.key, outcome.wall_s)
+            self._display.unit_done(worker, Subject.of(flight.claim), outcome.unit, outcome.wall_s)
             self._advance(worker, flight, outcome.state)
             return
         del self._flights[worker]
@@ -196,12 +196,12 @@ class Controller:
             self._display.note(f"{label}: dropped, somebody else owns this trial now")
             return
         self._count(flight, outcome.failure.fingerprint, outcome.state)
-        self._display.trial_ended(label, outcome.state.value, outcome.failure)
+        self._display.trial_ended(Subject.of(flight.claim), outcome.state, outcome.failure)
 
     def _advance(self, worker: int, flight: _Flight, state: TrialState) -> None:
         if state is not TrialState.RUNNING:
             del self._flights[worker]
-            self._display.trial_ended(flight.claim.label, state.value, None)
+            self._display.trial_ended(Subject.of(flight.claim), state, None)
             return
         if self._stop.drain:
             # The trial stays RUNNING in the store until the lease is given back.
@@ -253,7 +253,7 @@ class Controller:
             self._display.note(f"{label}: dropped, somebody else owns this trial now")
             return
         self._count(flight, failure.fingerprint, state)
-        self._display.trial_ended(label, state.value, failure)
+        self._display.trial_ended(Subject.of(flight.claim), state, failure)
 
     def _count(self, flight: _Flight, fingerprint: str, state: TrialState) -> None:
         """Hold a model and method back once the same fault has ended three of its trials."""
