@@ -1,102 +1,130 @@
 """The actor that holds a GPU: runs units, commits their results itself, tells how each ended.
 
-The controller imports this module, too, so torch and the models are imported by the actor's
-process alone.
+Nothing heavy is imported here: the work itself is done by a bench, which the options name.
 """
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import os
 import platform
+import signal
 import socket
 import sys
 from collections.abc import Iterator
-from importlib.metadata import version
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from dllm_sweep import __version__
-from dllm_sweep.db.interface import Store
-from dllm_sweep.errors import Fenced
-from dllm_sweep.records import Claim, HostInfo, TrialState, UnitResult
+from dllm_sweep.db.patience import patient
+from dllm_sweep.errors import DiskFull, Fenced, StoreError
+from dllm_sweep.records import Claim, EndReason, HostInfo, TrialState, UnitResult
 from dllm_sweep.spec import Unit
 from dllm_sweep.workers import failures, files
-from dllm_sweep.workers.messages import Outcome, WorkerOptions
-
-if TYPE_CHECKING:
-    from dllm_sweep.workers.trial import Workbench
+from dllm_sweep.workers.beat import Beat
+from dllm_sweep.workers.messages import Bench, Death, Outcome, WorkerOptions
+from dllm_sweep.workers.store_actor import StoreLink
 
 log = logging.getLogger(__name__)
 
 _VERSIONS = ("ray", "torch", "transformers", "lm-eval", "datasets")
 
 
+class Preempted(BaseException):
+    """The process was told to end while it ran a unit; no method may catch it as an error."""
+
+
 class TrialActor:
-    """Runs units one after the other with one warm model.
+    """Runs units one after the other with one warm bench.
 
     Args:
-        store: Where results are committed; on SQLite a proxy to the single writer.
+        link: Where results are committed.
         options: What is the same for all units.
     """
 
-    def __init__(self, store: Store, options: WorkerOptions) -> None:
-        import torch
-
-        torch.set_num_threads(options.threads)
-        self._store, self._options = store, options
+    def __init__(self, link: StoreLink, options: WorkerOptions) -> None:
+        if options.device == "cpu":
+            # Ray leaves this unset for workers without a GPU: they would see every one.
+            os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        store = link.open()
+        self._store, self._options = patient(store), options
         self._bench = self._new_bench()
+        self._host = _this_host(getattr(self._bench, "device_name", options.device))
+        self._working = self._busy = self._ending = False
+        self._beat = Beat(store, f"{self._host.host}:{self._host.pid}", options.beat_s)
+        signal.signal(signal.SIGTERM, self._told_to_end)
 
     def host(self) -> HostInfo:
         """Describe the machine and the versions this actor runs on."""
-        import torch
+        return self._host
 
-        gpu = self._options.device == "cuda"
-        own = (("dllm-sweep", __version__), ("python", platform.python_version()))
-        return HostInfo(
-            host=socket.gethostname(),
-            pid=os.getpid(),
-            device=torch.cuda.get_device_name() if gpu else "cpu",
-            versions=(*own, *((name, version(name)) for name in _VERSIONS)),
-        )
+    def ping(self) -> None:
+        """Nothing: that it returns is the news."""
 
-    def run(self, claim: Claim, unit: Unit) -> Outcome:
+    def run(self, claim: Claim, unit: Unit) -> Outcome | Death:
         """Run a unit and commit its result; an error ends the attempt with its description.
 
         Whatever a method raises is its trial's error, also what is meant to end a process.
         """
-        path = files.log_path(self._options.files, claim.trial_id, claim.trial_key, claim.attempt)
+        self._busy = True
+        try:
+            ended = self._run_logged(claim, unit)
+        finally:
+            self._busy = False
+        leaves = self._ending and isinstance(ended, Outcome)
+        return replace(ended, fresh_process=True) if leaves else ended
+
+    def _run_logged(self, claim: Claim, unit: Unit) -> Outcome | Death:
+        path = log_path(self._options.files, claim, self._host)
         with _output_to(path):
             log.info("unit %s of %s, attempt %d", unit.key, claim.label, claim.attempt)
+            self._beat.start(claim, path)
             try:
                 return self._run(claim, unit)
             except Fenced as error:
                 log.warning("dropped: %s", error)
                 return Outcome(unit=unit)
+            except Preempted:
+                return self._preempted()
             except BaseException as error:
                 return self._fail(claim, unit, error, path)
+            finally:
+                self._beat.stop()
 
     def _run(self, claim: Claim, unit: Unit) -> Outcome:
         try:
-            result = self._bench.run(claim, unit)
+            result = self._work(claim, unit)
         except failures.WeightsLost as error:
             # The units done so far stay if quantizing again gives the same weights; the store
             # compares the digests and supersedes them if not.
             log.warning("%s: quantizing again", error)
-            self._commit(claim, self._bench.run(claim, Unit(kind="quantize")))
-            result = self._bench.run(claim, unit)
+            self._commit(claim, self._work(claim, Unit(kind="quantize")))
+            self._beat.go_on(claim)
+            result = self._work(claim, unit)
         state = self._commit(claim, result)
-        return Outcome(unit=unit, wall_s=result.wall_s, state=state)
+        worn_out = bool(getattr(self._bench, "worn_out", False))
+        return Outcome(unit=unit, wall_s=result.wall_s, state=state, fresh_process=worn_out)
 
-    def _new_bench(self) -> Workbench:
-        from dllm_sweep.workers.trial import Workbench
+    def _work(self, claim: Claim, unit: Unit) -> UnitResult:
+        self._working = True
+        try:
+            result = self._bench.run(claim, unit)
+        finally:
+            self._working = False
+        return replace(result, host=self._host.host, device=self._host.device)
 
-        return Workbench(self._options)
+    def _new_bench(self) -> Bench:
+        module, _, name = self._options.bench.partition(":")
+        bench: Bench = getattr(importlib.import_module(module), name)(self._options)
+        return bench
 
     def _commit(self, claim: Claim, result: UnitResult) -> TrialState:
+        log.info("%s took %.1f s", result.unit.key, result.wall_s)
+        self._beat.last(claim)
         state = self._store.commit_unit(claim, result)
-        log.info("committed %s after %.1f s", result.unit.key, result.wall_s)
         if state is TrialState.SUCCEEDED:
             self._bench.discard_weights(claim)
         return state
@@ -105,14 +133,54 @@ class TrialActor:
         log.error("unit %s failed", unit.key, exc_info=error)
         _flush()
         failure = failures.describe(error, unit, path)
-        # What a failed unit left in memory is unknown; the next one starts from the file.
-        self._bench = self._new_bench()
+        stop = failure.message if isinstance(error, DiskFull) else ""
         try:
+            self._beat.last(claim)
             state = self._store.end_attempt(claim, failure, log_path=str(path))
         except Fenced:
             return Outcome(unit=unit)
+        except StoreError as broken:
+            return Outcome(unit=unit, failure=failure, stop=str(broken))
+        # What a failed unit left in memory is unknown; the next one starts from the file.
+        self._bench = self._new_bench()
         fresh = failures.needs_a_fresh_process(failure)
-        return Outcome(unit=unit, state=state, failure=failure, fresh_process=fresh)
+        return Outcome(unit=unit, state=state, failure=failure, fresh_process=fresh, stop=stop)
+
+    def _preempted(self) -> Death:
+        log.warning("told to end (SIGTERM); the unit runs again elsewhere")
+        message = "the worker was told to end, as before a spot machine is taken back"
+        return Death(reason=EndReason.PREEMPTED, message=message, machine_lost=True)
+
+    def _told_to_end(self, _signal: int, _frame: object) -> None:
+        """Give a unit up at once, but not in the middle of a commit: that is over in a moment."""
+        if self._working:
+            self._working = False
+            raise Preempted
+        self._ending = True
+        if not self._busy:
+            sys.exit(0)
+
+
+def log_path(root: Path, claim: Claim, host: HostInfo) -> Path:
+    """The log of one worker in one attempt: several may work at a trial at the same time."""
+    shared = files.log_path(root, claim.trial_id, claim.trial_key, claim.attempt)
+    return shared.with_name(f"{shared.stem}.{host.host}.{host.pid}{shared.suffix}")
+
+
+def _this_host(device: str) -> HostInfo:
+    own = (("dllm-sweep", __version__), ("python", platform.python_version()))
+    return HostInfo(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        device=device,
+        versions=(*own, *_installed()),
+    )
+
+
+def _installed() -> Iterator[tuple[str, str]]:
+    for name in _VERSIONS:
+        with contextlib.suppress(PackageNotFoundError):
+            yield name, version(name)
 
 
 @contextlib.contextmanager

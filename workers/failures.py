@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 import traceback
 from pathlib import Path
 
-from dllm_sweep.errors import InputError, StoreError
+from dllm_sweep.errors import DeviceBusy, DiskFull, InputError, StoreError
 from dllm_sweep.records import EndReason, Failure
 from dllm_sweep.spec import Unit
 
 _CODE = Path(__file__).resolve().parents[1]
 _LOG_TAIL_BYTES = 4096
 
-_TRANSIENT = (ConnectionError, TimeoutError, StoreError)
+_TRANSIENT = (ConnectionError, TimeoutError, StoreError, DeviceBusy)
 """Errors of the surroundings that may be gone a minute later; all others are the trial's own."""
 
 
@@ -69,14 +70,17 @@ def lost(reason: EndReason, message: str, unit: Unit, log: Path | None) -> Failu
 def needs_a_fresh_process(failure: Failure) -> bool:
     """Whether the process may be harmed: out of memory, or a CUDA error, which stays."""
     harmed = failure.reason in {EndReason.GPU_OOM, EndReason.HOST_OOM}
-    return harmed or "CUDA" in failure.message or failure.error_type == "SystemExit"
+    leaves = failure.error_type in {"SystemExit", "DeviceBusy"}
+    return harmed or leaves or "CUDA" in failure.message
 
 
 def _classify(error: BaseException) -> tuple[EndReason, bool]:
-    import torch
-
-    if isinstance(error, torch.OutOfMemoryError):
+    # A process that has not imported torch cannot have met an error of its.
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return EndReason.GPU_OOM, True
+    if isinstance(error, DiskFull):
+        return EndReason.ABORTED, True
     if isinstance(error, MemoryError):
         return EndReason.HOST_OOM, True
     transient = isinstance(error, _TRANSIENT) and not isinstance(error, InputError)

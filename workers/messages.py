@@ -4,8 +4,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from dllm_sweep.records import Demand, EndReason, Failure, HostInfo, TrialState
+from dllm_sweep.records import (
+    Claim,
+    Demand,
+    EndReason,
+    Failure,
+    HostInfo,
+    TrialState,
+    UnitResult,
+)
 from dllm_sweep.spec import Unit
 
 
@@ -18,8 +27,15 @@ class WorkerOptions:
         device: `cuda` or `cpu`.
         threads: Threads of one CPU operation.
         batch_size: Sequences in one forward pass, before a trial's `batch_scale`.
-        bench: Where the work is done, `module:Class`: the class takes these options and has
-            `run(claim, unit) -> UnitResult` and `discard_weights(claim)`.
+        bench: Where the work is done, `module:Class`: the class takes these options and is a
+            `Bench`.
+        gpus: GPUs that the worker may use, or its share of one.
+        beat_s: Seconds between two signs of life to the store.
+        remote: URL of the folder that committed files are put into; `files` is then this
+            machine's copy of it. Empty if `files` is where they stay.
+        peers: Name under which machines hand each other files (`workers.transfer`); empty if they
+            share a folder, or there is one machine.
+        kept: Quantization keys whose weights outlive their trial: other trials need them.
     """
 
     files: Path
@@ -27,6 +43,25 @@ class WorkerOptions:
     threads: int
     batch_size: int
     bench: str = "dllm_sweep.workers.trial:Workbench"
+    gpus: float = 0.0
+    beat_s: float = 5.0
+    remote: str = ""
+    peers: str = ""
+    kept: frozenset[str] = frozenset()
+
+
+class Bench(Protocol):
+    """What does the work in a worker; it knows neither Ray nor the store.
+
+    It may have two attributes more: `device_name` (the GPU's name) and `worn_out` (whether the
+    process should be replaced although the unit succeeded).
+    """
+
+    def run(self, claim: Claim, unit: Unit) -> UnitResult:
+        """Do one unit of a trial."""
+
+    def discard_weights(self, claim: Claim) -> None:
+        """Let go of what only the resuming of a trial needs: it has succeeded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +74,8 @@ class Outcome:
         state: The trial's state after the commit; None if somebody else owns the trial now.
         failure: Why it failed; None if it was committed.
         fresh_process: Whether the worker should be replaced by a new process.
+        stop: Why no worker can go on, such as a full disk; empty otherwise. The attempt was ended
+            as ABORTED then.
     """
 
     unit: Unit
@@ -46,6 +83,7 @@ class Outcome:
     state: TrialState | None = None
     failure: Failure | None = None
     fresh_process: bool = False
+    stop: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +91,9 @@ class Death:
     """A worker whose process ended while it ran a unit.
 
     Attributes:
-        reason: HOST_OOM if the machine ran out of memory, ERROR if the trial's code ended the
-            process, else LOST.
+        reason: HOST_OOM if the machine ran out of memory, PREEMPTED if it was taken away, FENCED
+            if the worker left because somebody else owns the trial, ERROR if the trial's code
+            ended the process, else LOST.
         message: What is known about it, on one line.
         machine_lost: Whether its whole machine is gone: that is not the trial's doing.
     """

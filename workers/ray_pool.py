@@ -1,112 +1,313 @@
-"""A fixed number of workers, each with at most one unit in flight."""
+"""Workers that are Ray actors, started and let go as there is work for them."""
 
 from __future__ import annotations
 
+import itertools
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from dllm_sweep.db.interface import Store
 from dllm_sweep.errors import ClusterError
-from dllm_sweep.records import Claim, Demand, EndReason, HostInfo
+from dllm_sweep.records import Claim, Demand, HostInfo
 from dllm_sweep.spec import Unit
-from dllm_sweep.workers import files
-from dllm_sweep.workers.actor import TrialActor
-from dllm_sweep.workers.messages import Death, Finished, Outcome, WorkerOptions
+from dllm_sweep.workers import actor, capacity, deaths
+from dllm_sweep.workers.capacity import Machine
+from dllm_sweep.workers.messages import Death, Finished, Outcome, Worker, WorkerOptions
+from dllm_sweep.workers.store_actor import StoreLink
+
+log = logging.getLogger(__name__)
+
+_IDLE_S = 60.0
+_PING_S = 10.0
+_MACHINES_S = 5.0
+_STARTS_LIMIT = 5
+_BACKOFF_S = 1.0
+_STARVED_S = 5.0
+"""Seconds for which a worker finds no room until idle workers of other sizes make some."""
+
+
+@dataclass
+class _Member:
+    """One actor: starting until `host` is known, busy while `flight` is set, else idle."""
+
+    id: int
+    demand: Demand
+    handle: Any
+    group: Any | None
+    starting: Any
+    since_s: float
+    """When it was started, or became idle."""
+    host: HostInfo | None = None
+    flight: Any | None = None
+    ping: Any | None = None
+
+    @property
+    def is_idle(self) -> bool:
+        return self.host is not None and self.flight is None
+
+    @property
+    def refs(self) -> Iterable[Any]:
+        """The calls in flight."""
+        first = self.starting if self.host is None else self.flight
+        return (ref for ref in (first, self.ping) if ref is not None)
+
+
+@dataclass
+class _Trouble:
+    """Starts of workers of one size that failed in a row."""
+
+    failures: int = 0
+    not_before_s: float = field(default=0.0)
 
 
 class RayPool:
-    """Workers that are Ray actors.
+    """Workers that are Ray actors; one unit at a time on each.
 
     Ray never repeats anything by itself here (`max_restarts=0, max_task_retries=0`): a repeated
     unit is a new attempt in the store or it does not happen.
+
+    Args:
+        link: How workers reach the store.
+        options_for: What a worker of a size is told.
+        limit: Most workers in all; None is as many as the cluster carries.
+        idle_s: Seconds after which an idle worker that is not wanted is ended.
+        kinds: Machines that the autoscaler may start.
+        clock: Seconds that never run backwards.
     """
 
-    def __init__(self, *, size: int, demand: Demand, store: Store, options: WorkerOptions) -> None:
-        self.size = size
-        self._demand, self._store, self._options = demand, store, options
-        self._actors = [self._start() for _ in range(size)]
-        self._flights: dict[Any, int] = {}
-        self._hosts: dict[int, HostInfo] = {}
+    def __init__(
+        self,
+        *,
+        link: StoreLink,
+        options_for: Callable[[Demand], WorkerOptions],
+        limit: int | None = None,
+        idle_s: float = _IDLE_S,
+        kinds: Sequence[Machine] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._link, self._options_for, self._limit = link, options_for, limit
+        self._idle_s, self._kinds, self._clock = idle_s, tuple(kinds), clock
+        self._members: dict[int, _Member] = {}
+        self._wanted: dict[Demand, int] = {}
+        self._trouble: dict[Demand, _Trouble] = {}
+        self._logs: dict[int, Path] = {}
+        self._numbers = itertools.count()
+        self._machines: tuple[Machine, ...] = ()
+        self._looked_s = -_MACHINES_S
 
-    def host(self, worker: int) -> HostInfo:
-        """Describe where a worker runs; the first call waits until it is up."""
-        if worker not in self._hosts:
-            try:
-                self._hosts[worker] = ray.get(self._actors[worker].host.remote())
-            except ray.exceptions.RayError as error:
-                text = f"worker {worker} did not start: {_one_line(error)}"
-                raise ClusterError(text) from error
-        return self._hosts[worker]
+    def want(self, counts: Mapping[Demand, int]) -> None:
+        """Say how many workers of each size there is work for, busy ones included.
+
+        No more are started than the cluster can ever carry.
+        """
+        self._wanted = {demand: count for demand, count in counts.items() if count > 0}
+        self._adjust()
+
+    def workers(self) -> tuple[Worker, ...]:
+        """The workers that are up now, busy or idle, by number."""
+        return tuple(
+            Worker(id=member.id, demand=member.demand, host=member.host)
+            for member in self._members.values()
+            if member.host is not None
+        )
 
     def submit(self, worker: int, claim: Claim, unit: Unit) -> None:
         """Start a unit on an idle worker."""
-        self._flights[self._actors[worker].run.remote(claim, unit)] = worker
+        member = self._members[worker]
+        if not member.is_idle or member.host is None:
+            raise RuntimeError(f"worker {worker} is not idle")
+        files = self._options_for(member.demand).files
+        self._logs[claim.trial_id] = actor.log_path(files, claim, member.host)
+        member.flight = member.handle.run.remote(claim, unit)
 
     def wait(self, timeout_s: float) -> list[Finished]:
-        """Wait until at least one unit ended, or `timeout_s` is over."""
-        ready, _ = ray.wait(list(self._flights), num_returns=1, timeout=timeout_s)
-        return [Finished(worker=self._flights.pop(ref), result=_result(ref)) for ref in ready]
+        """Wait until units ended or a worker came up, or `timeout_s` is over.
 
-    def replace(self, worker: int) -> None:
-        """End a worker's process and start a new one in its place."""
-        ray.kill(self._actors[worker], no_restart=True)
-        self._hosts.pop(worker, None)
-        self._flights = {ref: w for ref, w in self._flights.items() if w != worker}
-        self._actors[worker] = self._start()
+        Raises:
+            ClusterError: If workers that are wanted cannot be started at all.
+        """
+        self._ping()
+        refs = {ref: member for member in self._members.values() for ref in member.refs}
+        ended = [self._ended(refs[ref], ref) for ref in _first_ready(list(refs), timeout_s)]
+        self._adjust()
+        return [finished for finished in ended if finished is not None]
+
+    def end(self, worker: int) -> None:
+        """End a worker's process; nothing more is heard of its unit."""
+        if worker in self._members:
+            self._drop(self._members[worker])
 
     def log_path(self, claim: Claim) -> Path:
-        """Where an attempt's output goes."""
-        root = self._options.files
-        return files.log_path(root, claim.trial_id, claim.trial_key, claim.attempt)
+        """Where the output of the worker goes that took the claim last, on its machine."""
+        return self._logs[claim.trial_id]
 
     def close(self) -> None:
         """End all workers."""
-        for actor in self._actors:
-            ray.kill(actor, no_restart=True)
+        for member in list(self._members.values()):
+            self._drop(member)
 
-    def _start(self) -> Any:
-        actor = ray.remote(TrialActor).options(
-            num_cpus=self._demand.cpus,
-            num_gpus=self._demand.gpus,
-            max_restarts=0,
-            max_task_retries=0,
+    def _ended(self, member: _Member, ref: Any) -> Finished | None:
+        """Take note of a call that ended; a unit's end is told."""
+        if member.id not in self._members:
+            return None
+        if ref is member.ping:
+            self._answered(member)
+            return None
+        if ref is member.starting:
+            self._came_up(member)
+            return None
+        member.flight, member.since_s = None, self._clock()
+        result: Outcome | Death = deaths.result(ref)
+        if isinstance(result, Death):
+            self._drop(member)
+        return Finished(worker=member.id, result=result)
+
+    def _came_up(self, member: _Member) -> None:
+        try:
+            member.host = ray.get(member.starting)
+        except ray.exceptions.RayError as error:
+            self._drop(member)
+            self._start_failed(member.demand, error)
+            return
+        member.since_s = self._clock()
+        self._trouble.pop(member.demand, None)
+
+    def _start_failed(self, demand: Demand, error: BaseException) -> None:
+        trouble = self._trouble.setdefault(demand, _Trouble())
+        trouble.failures += 1
+        trouble.not_before_s = self._clock() + _BACKOFF_S * 2 ** (trouble.failures - 1)
+        why = deaths.why_not_started(error)
+        log.warning("a worker did not start: %s", why)
+        up = any(m.host is not None and m.demand == demand for m in self._members.values())
+        if trouble.failures >= _STARTS_LIMIT and not up:
+            raise ClusterError(
+                f"workers do not start ({_STARTS_LIMIT} tries): {why};"
+                " `dllm-sweep doctor` on a machine of the cluster says what it lacks"
+            )
+
+    def _answered(self, member: _Member) -> None:
+        ref, member.ping = member.ping, None
+        try:
+            ray.get(ref)
+        except ray.exceptions.RayError:
+            # While a unit runs, the end of its own call tells more.
+            if member.flight is None:
+                self._drop(member)
+
+    def _ping(self) -> None:
+        """Ask idle workers for a sign of life: nothing else would tell that one has died."""
+        now = self._clock()
+        for member in self._members.values():
+            if member.is_idle and member.ping is None and now - member.since_s >= _PING_S:
+                member.ping = member.handle.ping.remote()
+
+    def _adjust(self) -> None:
+        """Start what is missing, and let go of what has been idle for long."""
+        targets = self._targets()
+        starved = self._starved()
+        for demand in {member.demand for member in self._members.values()}:
+            self._let_go(demand, targets.get(demand, 0), 0.0 if starved else self._idle_s)
+        for demand, target in targets.items():
+            trouble = self._trouble.get(demand)
+            if trouble is None or self._clock() >= trouble.not_before_s:
+                self._start_missing(demand, target)
+
+    def _targets(self) -> dict[Demand, int]:
+        """How many workers of each size there should be."""
+        left = self._limit if self._limit is not None else capacity.UNLIMITED
+        targets = {}
+        for demand, count in self._wanted.items():
+            targets[demand] = min(count, left, capacity.carries(self._cluster(), demand))
+            left -= targets[demand]
+        return targets
+
+    def _cluster(self) -> tuple[Machine, ...]:
+        if self._clock() - self._looked_s >= _MACHINES_S:
+            self._machines, self._looked_s = capacity.machines(self._kinds), self._clock()
+        return self._machines
+
+    def _starved(self) -> bool:
+        """Whether a worker has been waiting for room."""
+        now = self._clock()
+        members = self._members.values()
+        return any(m.host is None and now - m.since_s >= _STARVED_S for m in members)
+
+    def _let_go(self, demand: Demand, target: int, idle_s: float) -> None:
+        """End workers beyond `target`: those that wait for room first, busy ones never."""
+        mine = [member for member in self._members.values() if member.demand == demand]
+        waiting = [member for member in mine if member.host is None]
+        long_idle = self._clock() - idle_s
+        idle = [member for member in mine if member.is_idle and member.since_s <= long_idle]
+        surplus = max(0, len(mine) - target)
+        for member in (*reversed(waiting), *reversed(idle))[:surplus]:
+            self._drop(member)
+
+    def _start_missing(self, demand: Demand, target: int) -> None:
+        present = Counter(member.demand for member in self._members.values())[demand]
+        for _ in range(target - present):
+            self._start(demand)
+
+    def _start(self, demand: Demand) -> None:
+        group = _group(demand)
+        handle = (
+            ray.remote(actor.TrialActor)
+            .options(**_placement(demand, group), max_restarts=0, max_task_retries=0)
+            .remote(self._link, self._options_for(demand))
         )
-        return actor.remote(self._store, self._options)
+        number = next(self._numbers)
+        self._members[number] = _Member(
+            id=number,
+            demand=demand,
+            handle=handle,
+            group=group,
+            starting=handle.host.remote(),
+            since_s=self._clock(),
+        )
+
+    def _drop(self, member: _Member) -> None:
+        del self._members[member.id]
+        ray.kill(member.handle, no_restart=True)
+        if member.group is not None:
+            ray.util.remove_placement_group(member.group)
 
 
-def _result(ref: Any) -> Outcome | Death:
-    try:
-        outcome: Outcome = ray.get(ref)
-    except ray.exceptions.OutOfMemoryError as error:
-        return Death(reason=EndReason.HOST_OOM, message=_one_line(error))
-    except ray.exceptions.RayActorError as error:
-        return _death(_one_line(error))
-    except ray.exceptions.RayTaskError as error:
-        text = f"the worker could not tell how the unit ended: {_one_line(error.cause)}"
-        return Death(reason=EndReason.LOST, message=text)
-    except ray.exceptions.RayError as error:
-        return Death(reason=EndReason.LOST, message=_one_line(error))
-    return outcome
+def _first_ready(refs: list[Any], timeout_s: float) -> list[Any]:
+    """All that are ready once the first is, or none after `timeout_s`."""
+    if not refs:
+        time.sleep(timeout_s)
+        return []
+    ready, rest = ray.wait(refs, num_returns=1, timeout=timeout_s)
+    if ready and rest:
+        ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
+    return list(ready)
 
 
-def _death(text: str) -> Death:
-    """What Ray's many words on a dead actor mean."""
-    if "node" in text and ("node has died" in text or "node was terminated" in text):
-        message = "the worker's machine is gone"
-        return Death(reason=EndReason.LOST, message=message, machine_lost=True)
-    # A process that ended by itself was ended by the code it ran: that will happen again.
-    if "exit_actor" in text or "INTENDED_USER_EXIT" in text:
-        message = "the trial's code ended the worker's process"
-        return Death(reason=EndReason.ERROR, message=message)
-    message = (
-        "the worker's process died: killed from outside, as when memory runs out, or by a crash"
-        " of native code"
+def _group(demand: Demand) -> Any | None:
+    """A place for a worker with several GPUs, set aside whole on one machine."""
+    if demand.gpus <= 1:
+        return None
+    bundle = {"CPU": demand.cpus, "GPU": demand.gpus}
+    if demand.memory_bytes:
+        bundle["memory"] = demand.memory_bytes
+    selector = [dict(demand.labels)] if demand.labels else None
+    return ray.util.placement_group(
+        [bundle], strategy="STRICT_PACK", bundle_label_selector=selector
     )
-    return Death(reason=EndReason.LOST, message=message)
 
 
-def _one_line(error: BaseException) -> str:
-    text = " ".join(str(error).split())[:500]
-    return f"{type(error).__name__}: {text}"
+def _placement(demand: Demand, group: Any | None) -> dict[str, Any]:
+    asked: dict[str, Any] = {"num_cpus": demand.cpus, "num_gpus": demand.gpus}
+    if demand.memory_bytes:
+        asked["memory"] = demand.memory_bytes
+    if group is not None:
+        strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group)
+        return asked | {"scheduling_strategy": strategy}
+    if demand.labels:
+        asked["label_selector"] = dict(demand.labels)
+    return asked

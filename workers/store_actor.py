@@ -7,7 +7,8 @@ machine; one actor on the controller's host owns it instead. Postgres needs neit
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from dataclasses import dataclass, field
+from typing import Any, Protocol, cast
 
 import ray
 
@@ -58,17 +59,50 @@ class StoreProxy:
         """Nothing to let go of here: the actor ends with the controller."""
 
 
-def start_store_actor(url: str) -> Store:
-    """Start the writer on this host and return a proxy that can be sent to other actors.
+class StoreLink(Protocol):
+    """A way to the store that can be sent to another process and opened there."""
+
+    def open(self) -> Store:
+        """The store as this process reaches it."""
+
+
+@dataclass(frozen=True)
+class DirectLink:
+    """Every process connects to the database server by itself.
+
+    Args:
+        url: The server's address; it may hold a password, so it is never shown.
+    """
+
+    url: str = field(repr=False)
+
+    def open(self) -> Store:
+        """Connect."""
+        return open_store(self.url, create=False)
+
+
+@dataclass(frozen=True)
+class WriterLink:
+    """Every process asks the single writer of a SQLite file."""
+
+    writer: Any
+
+    def open(self) -> Store:
+        """A proxy to the writer."""
+        return cast(Store, StoreProxy(self.writer))
+
+
+def start_writer(url: str) -> WriterLink:
+    """Start the writer of a SQLite file on this host.
 
     The actor restarts by itself: every write is guarded and safe to repeat.
     """
     here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
         ray.get_runtime_context().get_node_id(), soft=False
     )
-    actor = (
+    writer = (
         ray.remote(StoreActor)
         .options(num_cpus=0, max_restarts=-1, max_task_retries=3, scheduling_strategy=here)
         .remote(url)
     )
-    return cast(Store, StoreProxy(actor))
+    return WriterLink(writer)

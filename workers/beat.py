@@ -1,0 +1,132 @@
+"""Signs of life: a thread beside the work tells the store that the worker is still at its trial,
+hands over what was printed, and ends the process once somebody else owns the trial."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+import threading
+from pathlib import Path
+
+from dllm_sweep.db.interface import Store
+from dllm_sweep.errors import Fenced, StoreError
+from dllm_sweep.records import Claim
+
+log = logging.getLogger(__name__)
+
+FENCED_EXIT = 75
+"""What a worker's process ends with when another owns its trial (EX_TEMPFAIL)."""
+_LONGEST_BYTES = 2**16
+
+
+class Beat:
+    """Beats for one claim at a time, and for none between units.
+
+    Args:
+        store: Where to beat; a call that fails for now is simply made again a beat later.
+        worker: Host and process id.
+        interval_s: Seconds between two beats.
+    """
+
+    def __init__(self, store: Store, worker: str, interval_s: float) -> None:
+        self._store, self._worker, self._interval_s = store, worker, interval_s
+        self._claim: Claim | None = None
+        self._tail = _Tail(Path(os.devnull))
+        # Held during a beat: a unit is not committed while one is in flight, since a beat that
+        # arrives after a trial's last commit would be told that the trial is over.
+        self._lock = threading.Lock()
+        threading.Thread(target=self._run, name="beat", daemon=True).start()
+
+    def start(self, claim: Claim, output: Path) -> None:
+        """Beat for `claim` from now on, and hand over what is added to the file `output`."""
+        with self._lock:
+            self._claim = claim
+            if self._tail.path != output:
+                self._tail = _Tail(output)
+
+    def go_on(self, claim: Claim) -> None:
+        """Beat for `claim` again, with the same file."""
+        with self._lock:
+            self._claim = claim
+
+    def stop(self) -> None:
+        """Beat no more; returns when no beat is in flight."""
+        with self._lock:
+            self._claim = None
+
+    def last(self, claim: Claim) -> None:
+        """Beat once more for a claim, to hand over what was printed, and then no more.
+
+        Raises:
+            Fenced: If somebody else owns the trial now.
+        """
+        _flush()
+        with self._lock:
+            self._claim = None
+            self._beat(claim)
+
+    def _run(self) -> None:
+        # Only the sleep of this thread matters, so an event that is never set serves as a clock.
+        never = threading.Event()
+        while not never.wait(self._interval_s):
+            with self._lock:
+                if self._claim is not None:
+                    self._beat_or_leave(self._claim)
+
+    def _beat_or_leave(self, claim: Claim) -> None:
+        try:
+            self._beat(claim)
+        except Fenced as error:
+            log.warning("somebody else owns this trial now; this process ends: %s", error)
+            _flush()
+            os._exit(FENCED_EXIT)
+        except Exception:
+            log.exception("no sign of life reached the store; trying again")
+
+    def _beat(self, claim: Claim) -> None:
+        text = self._tail.read()
+        try:
+            self._store.beat(claim, self._worker, text)
+        except Fenced:
+            raise
+        except StoreError as error:
+            self._tail.give_back()
+            log.warning("no sign of life reached the store; trying again: %s", error)
+
+
+class _Tail:
+    """What is added to a file, piece by piece; of a very long piece, the beginning and the end."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._before = self._at = path.stat().st_size if path.is_file() else 0
+
+    def read(self) -> str:
+        """What was added since the last call."""
+        self._before = self._at
+        try:
+            with self.path.open("rb") as file:
+                file.seek(self._at)
+                added = file.read()
+        except OSError:
+            return ""
+        self._at += len(added)
+        return self._short(added)
+
+    def give_back(self) -> None:
+        """Let the next call return what the last one did, too."""
+        self._at = self._before
+
+    def _short(self, added: bytes) -> str:
+        if len(added) <= _LONGEST_BYTES:
+            return added.decode(errors="replace")
+        half = _LONGEST_BYTES // 2
+        left_out = len(added) - 2 * half
+        note = f"\n[{left_out} bytes are left out here; the whole log is {self.path}]\n"
+        return added[:half].decode(errors="replace") + note + added[-half:].decode(errors="replace")
+
+
+def _flush() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
