@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -121,7 +122,7 @@ def _out_of_date(name: str, revision: str) -> str:
     if revision in _known():
         return (
             f"its tables are of version {revision}, this program needs {head()};"
-            f" run: dllm-sweep db upgrade --store {name}"
+            f" run: dllm-sweep db upgrade --store {shlex.quote(name)}"
         )
     return (
         f"its tables are of version {revision}, which this program does not know (it has {head()});"

@@ -1,9 +1,9 @@
-"""Connections: one engine that writes and one that only reads, and errors as one line."""
+"""Connections: one engine that writes and one that only reads."""
 
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,17 +11,32 @@ from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import URL, Connection, Engine, make_url
-from sqlalchemy.exc import ArgumentError, DBAPIError
+from sqlalchemy.exc import ArgumentError
 
+from dllm_sweep.db.faults import BUSY_TIMEOUT_MS, explain, one_line
+from dllm_sweep.db.mounts import refuse_network
 from dllm_sweep.errors import StoreError
 
-BUSY_TIMEOUT_MS = 30_000
+__all__ = [
+    "Engines",
+    "explain",
+    "migration_connection",
+    "one_line",
+    "open_engines",
+    "parse_url",
+    "safe_url",
+]
+
 _POSTGRES = ("postgres", "postgresql", "postgresql+psycopg")
+_FORMS = "write sqlite:///FILE or postgresql://USER@HOST/DATABASE"
 
 
 @dataclass(frozen=True)
 class Engines:
-    """The two ways into one store. Both are safe to use from several threads."""
+    """The two ways into one store. Both are safe to use from several threads.
+
+    Pickled, they are the address alone, with its password: another process opens its own.
+    """
 
     url: URL
     write: Engine
@@ -37,53 +52,74 @@ class Engines:
         self.write.dispose()
         self.read.dispose()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _open_again, (_wherever(self.url).render_as_string(hide_password=False),)
+
 
 def parse_url(text: str | Path) -> URL:
     """Read a store's address: a file's path, `sqlite:///path` or `postgresql://...`.
 
     Raises:
-        StoreError: If the address has another form.
+        StoreError: If the address has another form; a password in it is not repeated.
     """
     if isinstance(text, Path) or "://" not in text:
+        if str(text).startswith(tuple(f"{name}:" for name in _POSTGRES)):
+            raise StoreError(f"{str(text).split(':')[0]}:...: not a store's address; {_FORMS}")
         return URL.create("sqlite", database=str(text))
     try:
         url = make_url(text)
-    except (ArgumentError, ValueError) as error:
-        raise StoreError(
-            f"{text.split('://')[0]}://...: not a store's address; write sqlite:///FILE or"
-            " postgresql://USER@HOST/DATABASE"
-        ) from error
+    except (ArgumentError, ValueError):
+        # The error's own words may hold a piece of the password.
+        scheme = text.split("://")[0]
+        raise StoreError(f"{scheme}://...: not a store's address; {_FORMS}") from None
     if url.drivername in _POSTGRES:
-        return url.set(drivername="postgresql+psycopg")
+        return _with_password_in_its_place(url.set(drivername="postgresql+psycopg"))
     if url.drivername == "sqlite" and url.database:
         return url
-    raise StoreError(
-        f"{safe_url(url)}: not a store's address; write sqlite:///FILE or"
-        " postgresql://USER@HOST/DATABASE"
-    )
+    raise StoreError(f"{safe_url(url)}: not a store's address; {_FORMS}")
+
+
+def _with_password_in_its_place(url: URL) -> URL:
+    """`?password=` means the same as `USER:PASSWORD@`, and only that is hidden everywhere."""
+    written = url.query.get("password")
+    if written is None:
+        return url
+    return url.difference_update_query(["password"]).set(password=str(written))
 
 
 def safe_url(url: str | Path | URL) -> str:
     """The address as it may be printed: without the password."""
     parsed = url if isinstance(url, URL) else parse_url(url)
-    return parsed.render_as_string(hide_password=True)
+    parsed = parsed.set(query={k: v for k, v in parsed.query.items() if "password" not in k})
+    # The driver is not the user's business, and the address is easier to copy without it.
+    plain = parsed.set(drivername=parsed.drivername.partition("+")[0])
+    return plain.render_as_string(hide_password=True)
 
 
 def open_engines(url: URL) -> Engines:
     """Make both engines; nothing connects yet.
 
     Raises:
-        StoreError: If the driver of Postgres is not installed.
+        StoreError: If the driver of Postgres is not installed, or a file lies on a network
+            file system.
     """
     if url.drivername == "sqlite":
+        refuse_network(Path(str(url.database)))
         return Engines(url, _sqlite_engine(url, "rw"), _sqlite_engine(url, "ro"))
-    try:
-        engine = sa.create_engine(url, pool_pre_ping=True)
-        reader = sa.create_engine(url, pool_pre_ping=True)
-    except ImportError as error:
-        raise StoreError("Postgres needs its driver: pip install 'dllm-sweep[postgres]'") from error
+    reader = _postgres_engine(url, "read", _READ_LIMITS)
     _reads_only_on_postgres(reader)
-    return Engines(url, engine, reader)
+    return Engines(url, _postgres_engine(url, "write", _WRITE_LIMITS), reader)
+
+
+def _open_again(address: str) -> Engines:
+    return open_engines(parse_url(address))
+
+
+def _wherever(url: URL) -> URL:
+    """The same address for a process with another working folder."""
+    if url.drivername != "sqlite":
+        return url
+    return url.set(database=str(Path(str(url.database)).absolute()))
 
 
 @contextmanager
@@ -94,8 +130,9 @@ def migration_connection(url: URL) -> Iterator[Connection]:
     delete rows that refer to it. They are checked whole at the end.
     """
     if url.drivername != "sqlite":
-        engine = sa.create_engine(url)
+        engine = _postgres_engine(url, "migrate", _MIGRATION_LIMITS)
     else:
+        refuse_network(Path(str(url.database)))
         engine = _sqlite_engine(url, "rwc", foreign_keys=False)
     try:
         with engine.begin() as connection:
@@ -107,35 +144,34 @@ def migration_connection(url: URL) -> Iterator[Connection]:
         engine.dispose()
 
 
-@contextmanager
-def one_line(name: str) -> Iterator[None]:
-    """Turn errors of the database into a StoreError of one line that names the store."""
+_WRITE_LIMITS = {"statement_timeout": 60_000, "lock_timeout": 10_000}
+_READ_LIMITS = {"statement_timeout": 300_000, "lock_timeout": 10_000}
+_MIGRATION_LIMITS = {"lock_timeout": 60_000}
+"""Milliseconds. A migration may take its time, but waits for nobody for ever."""
+_IDLE_LIMITS = {"idle_in_transaction_session_timeout": 60_000}
+_LINK: dict[str, Any] = {
+    # A machine that vanishes does not close its links: half a minute of silence is probed, and
+    # what is not acknowledged within a minute counts as lost.
+    "connect_timeout": 10,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+
+
+def _postgres_engine(url: URL, role: str, limits: Mapping[str, int]) -> Engine:
+    settings = " ".join(f"-c {name}={value}" for name, value in {**limits, **_IDLE_LIMITS}.items())
+    ours = {**_LINK, "application_name": f"dllm-sweep/{role}", "options": settings}
+    chosen = {name: value for name, value in ours.items() if name not in url.query}
     try:
-        yield
-    except DBAPIError as error:
-        raise StoreError(f"{name}: {explain(error)}") from error
-
-
-def explain(error: DBAPIError) -> str:
-    """Say in one line what went wrong in the database and what to do about it."""
-    text = " ".join(str(error.orig).split())
-    for symptom, advice in _ADVICE:
-        if symptom in text:
-            return advice
-    return f"the database answered {type(error.orig).__name__}: {text}"
-
-
-_ADVICE = (
-    ("file is not a database", "not a store: the file holds something else than SQLite tables"),
-    ("malformed", "the file is damaged; restore a copy, or start a new store with --store"),
-    ("unable to open", "cannot be opened; check that the folder exists and may be written to"),
-    ("readonly database", "is opened for reading only, or its file or folder may not be written"),
-    ("read-only transaction", "is opened for reading only; only SELECT is allowed"),
-    ("is full", "the disk is full; nothing of the last write was kept; free space, then resume"),
-    ("disk I/O error", "the disk reports an error; check its space and health, then resume"),
-    ("is locked", f"is locked by another process for over {BUSY_TIMEOUT_MS // 1000} s; try again"),
-    ("Connection refused", "the Postgres server does not answer; check host, port and server"),
-)
+        # Statements that the server has prepared for one client break behind pgbouncer.
+        return sa.create_engine(
+            url, pool_pre_ping=True, connect_args={**chosen, "prepare_threshold": None}
+        )
+    except ImportError:
+        driver = "Postgres needs its driver: pip install 'dllm-sweep[postgres]'"
+        raise StoreError(driver) from None
 
 
 def _sqlite_engine(url: URL, mode: str, *, foreign_keys: bool = True) -> Engine:

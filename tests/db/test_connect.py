@@ -167,7 +167,7 @@ def test_an_address_of_another_form_is_refused(address):
 
 
 def test_a_password_is_never_shown():
-    assert safe_url("postgresql://me:secret@host/db") == "postgresql+psycopg://me:***@host/db"
+    assert safe_url("postgresql://me:secret@host/db") == "postgresql://me:***@host/db"
     with pytest.raises(StoreError) as error:
         open_store("postgresql://me:secret@127.0.0.1:1/db")
     assert "does not answer" in str(error.value)
