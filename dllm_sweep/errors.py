@@ -12,7 +12,9 @@
     │   ├── SchemaOutOfDate         3   the store needs a migration
     │   ├── LeaseHeld               3   another controller runs this sweep
     │   └── Fenced                  3   somebody else owns this trial now: drop the work
+    ├── DiskFull                    3   a file beside the store cannot be written
     └── ClusterError                4   Ray cannot be reached or cannot ever place a trial
+        └── DeviceBusy              4   somebody else holds the GPU's memory
 
 A message names what was wrong, where, and what to do. It is one line: the command line prints
 it as it is, without a traceback.
@@ -142,6 +144,17 @@ class ClusterError(SweepError):
     """Ray cannot be reached, or can never place what a trial asks for."""
 
     exit_code = 4
+
+
+class DiskFull(SweepError):
+    """A file cannot be written: no space, a quota, a read-only folder. Nothing is lost by it; all
+    workers of that machine will meet it, so the run stops claiming."""
+
+    exit_code = 3
+
+
+class DeviceBusy(ClusterError):
+    """The GPU's memory is taken by somebody else: the trial may run later, or on another one."""
 
 
 def suggestion(name: str, choices: Sequence[str]) -> str:

@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from dllm_sweep.errors import DiskFull, InputError
 from dllm_sweep.records import Artifact
 
 _KEY_DIGITS = 12
+_UNWRITABLE = frozenset(
+    {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM}
+)
+"""What no repeating helps against: no space, a quota, a size limit, a read-only folder."""
+_ERRNO_IN_TEXT = re.compile(r"(?:os error|Errno) (\d+)")
 
 
 def root_for(store: str) -> Path:
@@ -26,6 +34,33 @@ def root_for(store: str) -> Path:
     return Path(path).resolve().with_name(f"{Path(path).stem}-files")
 
 
+def roots(given: str | None, store: str) -> tuple[Path, str]:
+    """Where files go: this machine's folder, and the URL of the shared one behind it, if any.
+
+    Args:
+        given: A folder, or a URL that fsspec knows, such as `s3://bucket/sweeps`; None is the
+            folder beside the store.
+        store: The store's URL.
+
+    Raises:
+        InputError: If the URL's kind needs a package that is not installed, or is unknown.
+    """
+    here = root_for(store)
+    if given is None:
+        return here, ""
+    if given.startswith("file://"):
+        given = given.removeprefix("file://")
+    if "://" not in given:
+        return Path(given).expanduser().resolve(), ""
+    import fsspec
+
+    try:
+        fsspec.get_filesystem_class(given.partition("://")[0])
+    except (ImportError, ValueError) as error:
+        raise InputError(f"files {given!r} cannot be used: {error}") from error
+    return here, given.rstrip("/")
+
+
 def log_path(root: Path, trial_id: int, trial_key: str, attempt: int) -> Path:
     """The log of one attempt."""
     return root / "logs" / f"{trial_id}-{trial_key[:_KEY_DIGITS]}" / f"attempt-{attempt}.log"
@@ -34,17 +69,43 @@ def log_path(root: Path, trial_id: int, trial_key: str, attempt: int) -> Path:
 @contextlib.contextmanager
 def new_file(folder: Path, suffix: str) -> Iterator[Path]:
     """A temporary path in `folder` that is removed again unless it was moved away."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=folder, prefix=".new-", suffix=suffix)
-    os.close(handle)
-    path = Path(name)
+    with writing_into(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        handle, name = tempfile.mkstemp(dir=folder, prefix=".new-", suffix=suffix)
+        os.close(handle)
+        path = Path(name)
+        try:
+            yield path
+        finally:
+            path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def writing_into(folder: Path | str) -> Iterator[None]:
+    """Give errors of writing a class and a text that say what to do.
+
+    Raises:
+        DiskFull: If `folder` has no space left, or may not be written.
+    """
     try:
-        yield path
-    finally:
-        path.unlink(missing_ok=True)
+        yield
+    except DiskFull:
+        raise
+    except Exception as error:
+        # safetensors and pyarrow keep the number in their text alone.
+        told = _ERRNO_IN_TEXT.search(str(error))
+        number = getattr(error, "errno", None) or (int(told[1]) if told else None)
+        if number not in _UNWRITABLE:
+            raise
+        raise DiskFull(
+            f"{folder} cannot be written: {os.strerror(number)}; make room (`dllm-sweep gc`) or"
+            " name another folder with --files, then resume"
+        ) from error
 
 
-def adopt(path: Path, root: Path, kind: str, *, sha256: str | None = None) -> Artifact:
+def adopt(
+    path: Path, root: Path, kind: str, *, sha256: str | None = None, name: str = ""
+) -> Artifact:
     """Move a finished temporary file to its content address under `root`.
 
     The file is on disk before the row that names it is written, so that a row never names a
@@ -55,23 +116,40 @@ def adopt(path: Path, root: Path, kind: str, *, sha256: str | None = None) -> Ar
         root: The folder for files.
         kind: The artifact's kind, and its folder's name.
         sha256: The file's digest where its writer knows it: weights may be many gigabytes.
+        name: What its name starts with, before a dot and the digest.
+
+    Raises:
+        DiskFull: If there is no space left, or the folder may not be written.
     """
-    data_digest = sha256 or _sha256(path)
-    target = root / kind / f"{data_digest}{path.suffix}"
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+    data_digest = sha256 or sha256_of(path)
+    stem = f"{name}.{data_digest}" if name else data_digest
+    target = root / kind / f"{stem}{path.suffix}"
+    with writing_into(target.parent):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("rb") as file:
+            os.fsync(file.fileno())
     size = path.stat().st_size
     path.replace(target)
+    sync_folder(target.parent)
     return Artifact(kind=kind, path=str(target.relative_to(root)), sha256=data_digest, bytes=size)
 
 
 def is_whole(artifact: Artifact, root: Path) -> bool:
     """Whether the file of `artifact` is there with the content it had when it was written."""
     path = root / artifact.path
-    return path.is_file() and _sha256(path) == artifact.sha256
+    return path.is_file() and sha256_of(path) == artifact.sha256
 
 
-def _sha256(path: Path) -> str:
+def sync_folder(folder: Path) -> None:
+    """Make a rename in `folder` outlast a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()

@@ -5,31 +5,32 @@ Nothing here knows of Ray or of the store: `Workbench.run` turns a claim and a u
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import time
 from dataclasses import replace
-from functools import lru_cache
+from pathlib import Path
 
 import torch
 
-from dllm_sweep.calibration import load as load_calibration
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.errors import QuantizationError
 from dllm_sweep.evaluation.evaluate import evaluate_task
 from dllm_sweep.methods import build as build_method
-from dllm_sweep.models import load_model
 from dllm_sweep.models.base import DiffusionModel
+from dllm_sweep.models.load import load_model, weight_bytes
 from dllm_sweep.outlier_study import outliers
 from dllm_sweep.quant import artifact as weights_artifact
 from dllm_sweep.records import Artifact, Claim, Cost, UnitResult
-from dllm_sweep.spec import CalibrationSpec, TaskSpec, TrialSpec, Unit
-from dllm_sweep.workers import files, samples
+from dllm_sweep.sharing import quantization_key
+from dllm_sweep.spec import TaskSpec, TrialSpec, Unit
+from dllm_sweep.workers import devices, files, samples, shared
+from dllm_sweep.workers.depot import open_depot
 from dllm_sweep.workers.failures import WeightsLost
 from dllm_sweep.workers.messages import WorkerOptions
+from dllm_sweep.workers.stages import Quantized, Stage, StageCache
 
 log = logging.getLogger(__name__)
-
-_CALIBRATIONS_KEPT = 4
 
 
 class Workbench:
@@ -37,14 +38,25 @@ class Workbench:
 
     A model is loaded when a trial needs it and quantized in place, so the next trial loads it
     afresh; the units of one trial share it.
+
+    Attributes:
+        options: What is the same for all units.
+        device_name: `cpu` or the GPU's name.
+        worn_out: Whether the process should be replaced: a model that was let go has left memory
+            of a GPU taken.
     """
 
     def __init__(self, options: WorkerOptions) -> None:
         self.options = options
+        self._devices = devices.prepare(options)
+        self.device_name = devices.describe(self._devices)
+        self.worn_out = False
+        self._depot = open_depot(options)
+        self._stages = StageCache(self._depot)
         self._model: DiffusionModel | None = None
         self._holds: str | None = None
-        self._weights: tuple[str, Artifact] | None = None
-        self._calibration = lru_cache(maxsize=_CALIBRATIONS_KEPT)(self._load_calibration)
+        self._made: tuple[str, int, Artifact] | None = None
+        """Trial, attempt and weights that this process quantized or found."""
 
     def run(self, claim: Claim, unit: Unit) -> UnitResult:
         """Do one unit of a trial.
@@ -52,10 +64,11 @@ class Workbench:
         Raises:
             WeightsLost: If the trial was quantized elsewhere and its weights are not there any
                 more, or not whole: the caller runs the `quantize` unit again.
+            DeviceBusy: If somebody else holds the GPU's memory.
+            DiskFull: If a file cannot be written.
         """
         started = time.monotonic()
-        if self.options.device == "cuda":
-            torch.cuda.reset_peak_memory_stats()
+        devices.reset_peak(self._devices)
         batch_size = max(1, int(self.options.batch_size * claim.batch_scale))
         if unit.kind == "quantize":
             result = self._quantize(claim, batch_size)
@@ -63,20 +76,41 @@ class Workbench:
             result = self._outliers(claim, batch_size)
         else:
             result = self._evaluate(claim, unit, batch_size)
-        return _finished(result, unit, time.monotonic() - started, self.options.device)
+        return self._finished(claim, result, unit, time.monotonic() - started)
 
     def discard_weights(self, claim: Claim) -> None:
-        """Remove the quantized weights of a finished trial: they only serve its resuming."""
-        if self._weights is not None and self._weights[0] == claim.trial_key:
-            (self.options.files / self._weights[1].path).unlink(missing_ok=True)
+        """Remove the quantized weights of a trial that has succeeded: they only serve its resuming,
+        unless other trials of the plan need the same."""
+        if quantization_key(claim.trial) in self.options.kept:
+            return
+        weights = self._weights_of(claim)
+        if weights is not None:
+            stage = _quantized_stage(claim.trial)
+            if stage is not None:
+                self._stages.forget(stage)
+            self._depot.remove(weights.path)
 
     def _quantize(self, claim: Claim, batch_size: int) -> UnitResult:
+        stage = _quantized_stage(claim.trial)
+        known = None if stage is None else self._stages.find(stage)
+        if known is not None:
+            made = Quantized.read(known)
+            with self._depot.borrow(made.weights) as path:
+                if path is not None:
+                    log.info("quantized before: %s", made.weights.path)
+                    return self._quantized(claim, made)
+        made = self._quantize_anew(claim, batch_size)
+        if stage is not None:
+            self._stages.forget(stage)
+            self._stages.keep(stage, made.write)
+        self._holds = _with_weights(claim.trial, made.weights)
+        return self._quantized(claim, made)
+
+    def _quantize_anew(self, claim: Claim, batch_size: int) -> Quantized:
         trial = claim.trial
         model = self._load(trial)
         method = build_method(trial.method, dict(trial.parameters))
-        batches: tuple[CalibrationBatch, ...] = ()
-        if trial.calibration is not None:
-            batches = self._calibration(str(trial.model), trial.calibration, batch_size)
+        batches = self._calibration(model, trial, batch_size)
         started = time.monotonic()
         self._holds = None
         report = method.quantize(
@@ -84,25 +118,42 @@ class Workbench:
         )
         seconds = time.monotonic() - started
         _refuse_broken_weights(model)
-        with files.new_file(self.options.files / "weights", ".safetensors") as path:
+        with files.new_file(self._depot.root / "weights", ".safetensors") as path:
             saved = weights_artifact.save(model, path)
-            artifact = files.adopt(path, self.options.files, "weights", sha256=saved.sha256)
-        self._holds, self._weights = claim.trial_key, (claim.trial_key, artifact)
-        for warning in report.warnings:
+            artifact = self._depot.keep(path, "weights", sha256=saved.sha256)
+        return Quantized(
+            weights=artifact,
+            modules=report.modules,
+            average_bits=report.average_bits,
+            warnings=report.warnings,
+            seconds=seconds,
+        )
+
+    def _quantized(self, claim: Claim, made: Quantized) -> UnitResult:
+        self._made = (claim.trial_key, claim.attempt, made.weights)
+        for warning in made.warnings:
             log.warning("%s", warning)
-        bits = sum(row.bits for row in report.modules)
+        bits = sum(row.bits for row in made.modules)
         return UnitResult(
             unit=Unit(kind="quantize"),
             wall_s=0.0,
-            modules=report.modules,
+            modules=made.modules,
             costs=(
-                Cost(name="average_bits", value=report.average_bits, unit="bit"),
+                Cost(name="average_bits", value=made.average_bits, unit="bit"),
                 Cost(name="quantized_weight_bytes", value=bits / 8, unit="B"),
-                Cost(name="quantize_s", value=seconds, unit="s"),
+                Cost(name="quantize_s", value=made.seconds, unit="s"),
             ),
-            artifacts=(artifact,),
-            warnings=report.warnings,
+            artifacts=(made.weights,),
+            warnings=made.warnings,
         )
+
+    def _calibration(
+        self, model: DiffusionModel, trial: TrialSpec, batch_size: int
+    ) -> tuple[CalibrationBatch, ...]:
+        text = trial.calibration
+        if text is None:
+            return ()
+        return shared.calibration_batches(self._stages, model, trial.model, text, batch_size)
 
     def _outliers(self, claim: Claim, batch_size: int) -> UnitResult:
         model = self._ready(claim)
@@ -118,20 +169,23 @@ class Workbench:
             trial.protocol.decoding,
             seed=trial.seed,
             batch_size=batch_size,
+            unit=unit,
         )
-        with files.new_file(self.options.files / "samples", ".parquet") as path:
+        with files.new_file(self._depot.root / "samples", ".parquet") as path:
             samples.write(scored.samples, path)
-            artifact = files.adopt(path, self.options.files, "samples")
+            artifact = self._depot.keep(path, "samples")
         return UnitResult(unit=unit, wall_s=0.0, metrics=scored.metrics, artifacts=(artifact,))
 
     def _load(self, trial: TrialSpec) -> DiffusionModel:
         """The trial's model in full precision, loaded if the one at hand was quantized."""
         name, dtype = str(trial.model), trial.protocol.dtype
-        wanted = f"{name} in {dtype}"
+        wanted = _full_precision(trial)
         if self._model is None or self._holds != wanted:
             self._model, self._holds = None, None  # frees the old one first
+            self.worn_out = devices.give_back(self._devices)
+            devices.refuse_busy(self._devices, weight_bytes(name, dtype=dtype))
             log.info("loading %s", wanted)
-            self._model = load_model(name, device=self.options.device, dtype=dtype)
+            self._model = load_model(name, device=self._devices, dtype=dtype)
             self._holds = wanted
         return self._model
 
@@ -139,29 +193,65 @@ class Workbench:
         """The trial's model as it is to be measured."""
         if claim.trial.is_baseline:
             return self._load(claim.trial)
-        if self._model is not None and self._holds == claim.trial_key:
+        weights = self._weights_of(claim)
+        if weights is None:
+            raise _lost(claim)
+        if self._model is not None and self._holds == _with_weights(claim.trial, weights):
             return self._model
-        return self._restore(claim, claim.weights)
+        return self._restore(claim, weights)
 
-    def _restore(self, claim: Claim, artifact: Artifact | None) -> DiffusionModel:
-        if artifact is None or not files.is_whole(artifact, self.options.files):
-            raise WeightsLost(f"the quantized weights of {claim.label} are not there")
-        log.info("restoring quantized weights %s", artifact.path)
-        model = self._load(claim.trial)
-        self._holds = None
-        weights_artifact.load(model, self.options.files / artifact.path)
-        self._holds, self._weights = claim.trial_key, (claim.trial_key, artifact)
+    def _weights_of(self, claim: Claim) -> Artifact | None:
+        """What this process quantized under the claim's attempt, else what the claim names."""
+        if self._made is not None and self._made[:2] == (claim.trial_key, claim.attempt):
+            return self._made[2]
+        return claim.weights
+
+    def _restore(self, claim: Claim, weights: Artifact) -> DiffusionModel:
+        with self._depot.borrow(weights) as path:
+            if path is None:
+                raise _lost(claim)
+            log.info("restoring quantized weights %s", weights.path)
+            model = self._load(claim.trial)
+            self._holds = None
+            weights_artifact.load(model, path)
+        self._holds = _with_weights(claim.trial, weights)
         return model
 
-    def _load_calibration(
-        self, model: str, spec: CalibrationSpec, batch_size: int
-    ) -> tuple[CalibrationBatch, ...]:
-        if self._model is None:
-            raise RuntimeError(f"{model} must be in memory before its calibration text is read")
-        batches: tuple[CalibrationBatch, ...] = load_calibration(
-            spec, self._model, batch_size=batch_size
+    def _finished(self, claim: Claim, result: UnitResult, unit: Unit, wall_s: float) -> UnitResult:
+        costs, peak = result.costs, devices.peak_bytes(self._devices)
+        if peak is not None:
+            costs = (*costs, Cost(name=f"peak_gpu_bytes:{unit.key}", value=float(peak), unit="B"))
+        weights = None if claim.trial.is_baseline else self._weights_of(claim)
+        return replace(
+            result,
+            unit=unit,
+            wall_s=wall_s,
+            costs=costs,
+            weights_sha256=None if weights is None else weights.sha256,
         )
-        return batches
+
+
+def _full_precision(trial: TrialSpec) -> str:
+    return f"{trial.model} in {trial.protocol.dtype}"
+
+
+def _with_weights(trial: TrialSpec, weights: Artifact) -> str:
+    return f"{_full_precision(trial)} with {weights.sha256}"
+
+
+def _lost(claim: Claim) -> WeightsLost:
+    return WeightsLost(f"the quantized weights of {claim.label} are not there")
+
+
+def _quantized_stage(trial: TrialSpec) -> Stage | None:
+    """The stage of a trial's quantized weights; None if its inputs are not known by content."""
+    key = quantization_key(trial)
+    if key is None:
+        return None
+    # A method in a file of the user's own may change without its version being raised.
+    file = Path(trial.method.rpartition(":")[0])
+    code = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+    return Stage(name="quantized", version=1, inputs=[key, code], suffix=".json")
 
 
 def _task(trial: TrialSpec, unit: Unit) -> TaskSpec:
@@ -177,11 +267,3 @@ def _refuse_broken_weights(model: DiffusionModel) -> None:
 
 def _log_progress(done: int, total: int) -> None:
     log.info("quantized block %d of %d", done, total)
-
-
-def _finished(result: UnitResult, unit: Unit, wall_s: float, device: str) -> UnitResult:
-    costs = result.costs
-    if device == "cuda":
-        peak = float(torch.cuda.max_memory_allocated())
-        costs = (*costs, Cost(name=f"peak_gpu_bytes:{unit.key}", value=peak, unit="B"))
-    return replace(result, unit=unit, wall_s=wall_s, costs=costs)

@@ -133,11 +133,12 @@ def _sums(results: Mapping[str, Any], loaded: Mapping[str, Any], name: str) -> d
 
 
 def _refuse_cut(metrics: tuple[Metric, ...], unit: Unit) -> None:
-    whole = [metric.name for metric in metrics if metric.tally is None]
+    # A score that is no number makes the whole task's score none, too, however it is cut.
+    whole = [m.name for m in metrics if m.tally is None and math.isfinite(m.value)]
     if unit.shards > 1 and whole:
         raise InputError(
-            f"task {unit.task!r} cannot be cut into shards: {', '.join(whole)} is no mean of finite"
-            " scores of its items"
+            f"task {unit.task!r} cannot be cut into shards: {', '.join(whole)} is no mean of"
+            " its items' scores"
         )
 
 

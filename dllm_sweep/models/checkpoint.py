@@ -71,7 +71,7 @@ def match_tensors(
     Raises:
         CheckpointError: If a tensor is missing, unknown, given twice, or of another shape.
     """
-    stored = [tensor for file in files for tensor in _headers(file)]
+    stored = [tensor for file in files for tensor in headers(file)]
     named = [(translate(tensor.name) or "", tensor) for tensor in stored]
     found = {name: tensor for name, tensor in named if name in expected}
     counts = Counter(name for name, _ in named if name in expected)
@@ -94,12 +94,18 @@ def fill_parameters(
     model: nn.Module,
     tensors: Mapping[str, StoredTensor],
     *,
-    device: torch.device,
+    device_of: Callable[[str], torch.device],
     dtype: torch.dtype,
 ) -> None:
     """Replace the parameters of `model` (on the meta device) by the stored tensors, one by one.
 
     Reading one tensor at a time keeps the host's memory at one copy of the weights.
+
+    Args:
+        model: The model.
+        tensors: Parameter name -> stored tensor.
+        device_of: Parameter name -> where it goes.
+        dtype: What it is converted to.
 
     Raises:
         CheckpointError: If a tensor does not hold finite floating-point numbers.
@@ -112,7 +118,7 @@ def fill_parameters(
             for name, stored_name in names.items():
                 value = opened.get_tensor(stored_name)
                 what = f"{file}: {stored_name}"
-                _set_parameter(model, name, _converted(value, device, dtype, what))
+                _set_parameter(model, name, _converted(value, device_of(name), dtype, what))
 
 
 def stored_dtype(tensors: Mapping[str, StoredTensor], name: str) -> torch.dtype:
@@ -139,7 +145,12 @@ def _set_parameter(model: nn.Module, name: str, value: torch.Tensor) -> None:
     setattr(model.get_submodule(module), attribute, parameter)
 
 
-def _headers(file: Path) -> list[StoredTensor]:
+def headers(file: Path) -> list[StoredTensor]:
+    """List the tensors of a safetensors file, without reading them.
+
+    Raises:
+        CheckpointError: If it is no such file.
+    """
     try:
         with safe_open(file, framework="pt") as opened:
             return [

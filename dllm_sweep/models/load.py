@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,14 @@ from dllm_sweep.errors import CheckpointError, InputError
 from dllm_sweep.models.base import DiffusionModel, ModelFamily, Special
 from dllm_sweep.models.checkpoint import (
     fill_parameters,
+    headers,
     match_tensors,
     read_config,
     stored_dtype,
     weight_files,
 )
 from dllm_sweep.models.locate import locate
+from dllm_sweep.models.placement import Placement, connect
 from dllm_sweep.models.planted import plant_outliers
 
 _EMBEDDING = "model.embed_tokens.weight"
@@ -34,7 +37,7 @@ DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch
 def load_model(
     name: str,
     *,
-    device: str | torch.device | None = None,
+    device: str | torch.device | Sequence[str | torch.device] | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
 ) -> DiffusionModel:
@@ -42,7 +45,8 @@ def load_model(
 
     Args:
         name: An embedded name, a folder, or a hub id, optionally with `@revision`.
-        device: Where it goes; None is the GPU if there is one.
+        device: Where it goes; None is the GPU if there is one. Several devices share the blocks,
+            each a run of them; ids go in and logits come out on the first.
         dtype: `float32`, `bfloat16` or `float16`; None is float32 on a CPU and the checkpoint's
             own type on a GPU.
         revision: Branch, tag or commit on the hub.
@@ -54,8 +58,7 @@ def load_model(
     location = locate(name, revision)
     folder, config = location.folder, read_config(location.folder)
     family = find_family(config, folder)
-    target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    host = _build_host(family, config, folder, target, _dtype(dtype))
+    host = _build_host(family, config, folder, _devices(device), _dtype(dtype))
     model = DiffusionModel(
         name=name,
         host=host,
@@ -68,6 +71,27 @@ def load_model(
         plant_outliers(model, location.planted)
     check_bidirectional(model)
     return model
+
+
+def weight_bytes(name: str, *, dtype: str, revision: str | None = None) -> int:
+    """Bytes that a checkpoint's weights take in memory, from the headers of its files.
+
+    Raises:
+        UnknownName: If there is no such model.
+        CheckpointError: If its files cannot be read.
+    """
+    files = weight_files(locate(name, revision).folder)
+    weights = sum(prod(tensor.shape) for file in files for tensor in headers(file))
+    return weights * DTYPES[dtype].itemsize
+
+
+def _devices(
+    given: str | torch.device | Sequence[str | torch.device] | None,
+) -> tuple[torch.device, ...]:
+    if given is None:
+        given = "cuda" if torch.cuda.is_available() else "cpu"
+    several = (given,) if isinstance(given, str | torch.device) else given
+    return tuple(torch.device(one) for one in several)
 
 
 def find_family(config: Mapping[str, Any], folder: Path) -> ModelFamily:
@@ -112,7 +136,7 @@ def _build_host(
     family: ModelFamily,
     config: Mapping[str, Any],
     folder: Path,
-    device: torch.device,
+    devices: tuple[torch.device, ...],
     dtype: torch.dtype | None,
 ) -> nn.Module:
     from transformers import AutoModelForCausalLM
@@ -125,12 +149,15 @@ def _build_host(
         expected.pop(_HEAD)
     tensors = match_tensors(weight_files(folder), family.tensor_name, expected)
     if dtype is None:
-        dtype = torch.float32 if device.type == "cpu" else stored_dtype(tensors, _EMBEDDING)
-    fill_parameters(host, tensors, device=device, dtype=dtype)
+        on_cpu = devices[0].type == "cpu"
+        dtype = torch.float32 if on_cpu else stored_dtype(tensors, _EMBEDDING)
+    placement = Placement.even(expected, devices)
+    fill_parameters(host, tensors, device_of=placement.of, dtype=dtype)
     if host_config.tie_word_embeddings:
         host.lm_head.weight = host.model.embed_tokens.weight
     host.config.dtype = dtype
-    _finish(host, device)
+    _finish(host, devices[0])
+    connect(host, placement)
     return host
 
 

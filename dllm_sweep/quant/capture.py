@@ -149,7 +149,7 @@ def without_padding(activations: Tensor, tokens: Tensor | None) -> Tensor:
     """Flatten (B, L, n) to (tokens, n) and leave padding out; `tokens` is (B, L) bool or None."""
     if tokens is None:
         return activations.flatten(0, -2)
-    return activations[tokens]
+    return activations[tokens.to(activations.device)]
 
 
 def _forward_to_first_block(model: DiffusionModel, batch: TokenBatch) -> None:
