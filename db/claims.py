@@ -1,8 +1,7 @@
-"""Attempts: claiming a trial, ending the attempt, and the user's verbs that reach into both."""
+"""Claiming a trial for an attempt, and the user's verbs that end one or ask for another."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,26 +10,18 @@ from sqlalchemy.engine import Connection, Row
 
 from dllm_sweep.db.clock import db_now
 from dllm_sweep.db.history import end_attempts, lock, move
-from dllm_sweep.db.schema import ArtifactRow, Attempt, FailureRow, Sweep, Trial, UnitRow
-from dllm_sweep.db.transitions import (
-    Actor,
-    RetryPolicy,
-    Standing,
-    after,
-    reason_text,
-    sources,
-)
+from dllm_sweep.db.schema import ArtifactRow, Attempt, Sweep, Trial, UnitRow
+from dllm_sweep.db.transitions import Actor, sources
 from dllm_sweep.errors import InputError
 from dllm_sweep.records import (
     Artifact,
     Claim,
     EndReason,
-    Failure,
     HostInfo,
     Lease,
     TrialState,
 )
-from dllm_sweep.spec import TrialSpec, from_json
+from dllm_sweep.spec import TrialSpec, Unit, from_json
 
 
 def claim(
@@ -57,52 +48,6 @@ def claim(
         return None
     _put_attempt(connection, trial_id, host)
     return _claim_of(connection, trial_id, claim_id)
-
-
-def end(
-    connection: Connection,
-    owned: Claim,
-    failure: Failure,
-    log_path: str | None,
-    policy: RetryPolicy,
-) -> TrialState:
-    """End an attempt without success; the trial is requeued or fails."""
-    this = Trial.id == owned.trial_id
-    trial = connection.execute(sa.select(Trial.__table__).where(this)).one()
-    before = Standing(failures=trial.failures, losses=trial.losses, batch_scale=trial.batch_scale)
-    standing = after(failure.reason, failure.retryable, before, policy)
-    _put_failure(connection, owned, failure)
-    end_attempts(connection, this, failure.reason)
-    _set_log(connection, owned, log_path)
-    move(
-        connection,
-        this,
-        TrialState.RUNNING,
-        standing.state,
-        Actor.OWNER,
-        reason_text(failure),
-        failures=standing.failures,
-        losses=standing.losses,
-        batch_scale=standing.batch_scale,
-        not_before_s=db_now() + standing.delay_s,
-    )
-    return standing.state
-
-
-def ended_before(connection: Connection, owned: Claim, failure: Failure) -> TrialState | None:
-    """The trial's state if this attempt has been ended for this very reason before."""
-    query = (
-        sa.select(Trial.state)
-        .join(Attempt, (Attempt.trial_id == Trial.id) & (Attempt.attempt == Trial.attempt))
-        .join(
-            FailureRow,
-            (FailureRow.trial_id == Trial.id) & (FailureRow.attempt == Trial.attempt),
-        )
-        .where(Trial.id == owned.trial_id, Trial.attempt == owned.attempt)
-        .where(Attempt.claim_id == owned.claim_id, Attempt.end_reason == failure.reason)
-    )
-    state = connection.scalar(query)
-    return None if state is None else TrialState(state)
 
 
 def retry(
@@ -162,12 +107,14 @@ def _is_mine(connection: Connection, lease: Lease, trial_id: int, claim_id: str)
 
 def _claim_of(connection: Connection, trial_id: int, claim_id: str) -> Claim:
     trial = connection.execute(sa.select(Trial.__table__).where(Trial.id == trial_id)).one()
-    done = connection.scalars(
-        sa.select(UnitRow.unit_key)
-        .where(UnitRow.trial_id == trial_id, UnitRow.generation == trial.generation)
-        .where(UnitRow.state == "DONE")
-        .order_by(UnitRow.position)
-    )
+    row = UnitRow.__table__.c
+    units = connection.execute(
+        sa.select(row.kind, row.task, row.shard, row.shards, row.state)
+        .where(row.trial_id == trial_id, row.generation == trial.generation)
+        .order_by(row.position)
+    ).all()
+    planned = [Unit(kind=u.kind, task=u.task, shard=u.shard, shards=u.shards) for u in units]
+    done = (unit.key for unit, u in zip(planned, units, strict=True) if u.state == "DONE")
     return Claim(
         trial_id=trial_id,
         trial_key=trial.trial_key,
@@ -177,6 +124,7 @@ def _claim_of(connection: Connection, trial_id: int, claim_id: str) -> Claim:
         label=trial.label,
         trial=from_json(TrialSpec, trial.spec),
         done=tuple(done),
+        units=tuple(planned),
         weights=_weights_of(connection, trial),
         batch_scale=trial.batch_scale,
     )
@@ -207,21 +155,6 @@ def _put_attempt(connection: Connection, trial_id: int, host: HostInfo) -> None:
     ).where(trial.id == trial_id)
     columns = "trial_id attempt epoch claim_id host pid device versions batch_scale started_s"
     connection.execute(sa.insert(Attempt).from_select(columns.split(), selected))
-
-
-def _put_failure(connection: Connection, owned: Claim, failure: Failure) -> None:
-    row = dataclasses.asdict(failure)
-    del row["reason"]
-    row |= {"trial_id": owned.trial_id, "attempt": owned.attempt}
-    connection.execute(sa.insert(FailureRow).values(row))
-
-
-def _set_log(connection: Connection, owned: Claim, log_path: str | None) -> None:
-    connection.execute(
-        sa.update(Attempt)
-        .where(Attempt.trial_id == owned.trial_id, Attempt.attempt == owned.attempt)
-        .values(log_path=log_path)
-    )
 
 
 def _has_key(keys: Sequence[str]) -> sa.ColumnElement[bool]:

@@ -8,6 +8,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dllm_sweep.db.clock import db_now
+from dllm_sweep.db.logbook import plain
 from dllm_sweep.db.schema import Attempt, EventRow, Trial
 from dllm_sweep.db.transitions import Actor, check
 from dllm_sweep.records import EndReason, TrialState
@@ -39,6 +40,7 @@ def move(
         StoreError: If the move is not legal.
     """
     check(start, to, by)
+    reason = plain(reason)
     chosen = sa.and_(trials, Trial.state == start)
     selected = sa.select(
         Trial.id, Trial.attempt, db_now(), Trial.state, *_literals(to, by, reason)
@@ -46,16 +48,15 @@ def move(
     connection.execute(sa.insert(EventRow).from_select(_COLUMNS, selected))
     if to is not TrialState.RUNNING:
         values["claim_id"] = None
-    if to is not TrialState.PENDING:
+    if to is not TrialState.PENDING and to is not start:
         stamp = "started_s" if to is TrialState.RUNNING else "finished_s"
         values[stamp] = db_now()
     statement = sa.update(Trial).where(chosen).values(state=to, reason=reason, **values)
     return connection.execute(statement).rowcount
 
 
-def log_created(connection: Connection, sweep_id: int) -> None:
-    """Log the creation of a sweep's trials that have no line yet."""
-    logged = sa.exists().where(EventRow.trial_id == Trial.id)
+def log_created(connection: Connection, sweep_id: int, after_id: int) -> None:
+    """Log the creation of a sweep's trials with numbers above `after_id`."""
     selected = sa.select(
         Trial.id,
         Trial.attempt,
@@ -64,7 +65,7 @@ def log_created(connection: Connection, sweep_id: int) -> None:
         Trial.state,
         sa.literal(str(Actor.PLANNER)),
         Trial.reason,
-    ).where(Trial.sweep_id == sweep_id, ~logged)
+    ).where(Trial.sweep_id == sweep_id, Trial.id > after_id)
     connection.execute(sa.insert(EventRow).from_select(_COLUMNS, selected))
 
 

@@ -12,7 +12,7 @@ from dllm_sweep.db.history import end_attempts, lock, move
 from dllm_sweep.db.schema import Sweep, Trial
 from dllm_sweep.db.transitions import Actor
 from dllm_sweep.errors import LeaseHeld, UnknownName
-from dllm_sweep.records import EndReason, Holder, Lease, TrialState
+from dllm_sweep.records import EndReason, Holder, Lease, SweepRow, TrialState
 
 
 def find_sweep(connection: Connection, name: str | None, *, lock: bool = False) -> Row[Any]:
@@ -30,6 +30,25 @@ def find_sweep(connection: Connection, name: str | None, *, lock: bool = False) 
     if row is None:
         raise UnknownName("sweep", name or "", connection.scalars(sa.select(Sweep.name)))
     return row
+
+
+def sweep_row(connection: Connection, name: str | None) -> SweepRow:
+    """The sweep of this name, or the one launched last, with the number of its reused trials.
+
+    Raises:
+        UnknownName: If there is none.
+    """
+    row = find_sweep(connection, name)
+    reused = sa.select(sa.func.count()).where(
+        Trial.sweep_id == row.id, Trial.reused_from.is_not(None)
+    )
+    return SweepRow(
+        id=row.id,
+        name=row.name,
+        source=row.source,
+        paused=row.paused,
+        reused=connection.scalar(reused) or 0,
+    )
 
 
 def take(
@@ -63,8 +82,8 @@ def renew(connection: Connection, lease: Lease, seconds: float) -> None:
     )
 
 
-def release(connection: Connection, lease: Lease) -> None:
-    """Give the lease back: running attempts end as ABORTED.
+def release(connection: Connection, lease: Lease) -> bool:
+    """Give the lease back: running attempts end as ABORTED; always True.
 
     The epoch goes up with it, so that nothing can be written under the old lease any more.
     """
@@ -80,6 +99,17 @@ def release(connection: Connection, lease: Lease) -> None:
             lease_until_s=None,
         )
     )
+    return True
+
+
+def released_before(connection: Connection, lease: Lease) -> bool | None:
+    """True if this lease has been given back and nobody has taken it since, else None."""
+    query = sa.select(Sweep.id).where(
+        Sweep.id == lease.sweep_id,
+        Sweep.epoch == lease.epoch + 1,
+        Sweep.controller_host.is_(None),
+    )
+    return None if connection.scalar(query) is None else True
 
 
 def _refuse_if_held(connection: Connection, row: Row[Any], holder: Holder) -> None:
@@ -88,7 +118,7 @@ def _refuse_if_held(connection: Connection, row: Row[Any], holder: Holder) -> No
     left_s = row.lease_until_s - (connection.scalar(sa.select(db_now())) or 0.0)
     other = (row.controller_host, row.controller_pid, row.process_started_s)
     if left_s > 0 and other != (holder.host, holder.pid, holder.process_started_s):
-        raise LeaseHeld(row.name, *other, left_s)
+        raise LeaseHeld(row.name, *other, left_s, row.lease_until_s)
 
 
 def _requeue_running(connection: Connection, sweep_id: int, end: EndReason, why: str) -> None:

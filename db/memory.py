@@ -10,14 +10,19 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from time import monotonic
 
+from dllm_sweep.db import memory_board
 from dllm_sweep.db.claims import refuse_illegal_retry
-from dllm_sweep.db.memory_rows import MemorySweep, MemoryTrial, put
+from dllm_sweep.db.endings import refuse_pruning
+from dllm_sweep.db.memory_rows import MemorySweep, MemoryTrial, copy_results, put
+from dllm_sweep.db.planning import planned_units
+from dllm_sweep.db.reuse import reason_of
 from dllm_sweep.db.transitions import (
     DEFAULT_POLICY,
     Actor,
     RetryPolicy,
     Standing,
     after,
+    after_loss,
     check,
     reason_text,
     sources,
@@ -30,11 +35,15 @@ from dllm_sweep.records import (
     Holder,
     HostInfo,
     Lease,
+    LogChunk,
     PlannedTrial,
+    Score,
     SweepRow,
     TrialRow,
     TrialState,
     UnitResult,
+    UnitStanding,
+    UnitTime,
 )
 
 
@@ -51,30 +60,57 @@ class MemoryStore:
     ) -> None:
         self._policy, self._clock = policy, clock
         self._sweeps: dict[str, MemorySweep] = {}
-        self._trials: list[MemoryTrial] = []
+        self._trials: dict[int, MemoryTrial] = {}
+        self._succeeded: dict[str, MemoryTrial] = {}
+        self._times: list[UnitTime] = []
+        self._chunks = 0
         self._lock = threading.RLock()
 
-    def plan_sweep(self, name: str, source: str, trials: Sequence[PlannedTrial]) -> SweepRow:
+    def plan_sweep(
+        self, name: str, source: str, trials: Sequence[PlannedTrial], *, reuse: bool = True
+    ) -> SweepRow:
         """Create or extend the sweep `name`: trials that it has already are left as they are."""
         with self._lock:
+            new = {trial.spec.key: trial for trial in trials}
+            for trial in new.values():
+                planned_units(trial)
             sweep = self._sweeps.pop(name, None) or MemorySweep(len(self._sweeps) + 1, name, source)
             self._sweeps[name] = sweep  # last in order: it was launched last
             sweep.source = source
-            for trial in trials:
-                if trial.spec.key not in sweep.trials:
-                    self._add(sweep, trial)
+            for key, trial in new.items():
+                if key not in sweep.trials:
+                    self._add(sweep, key, trial, reuse=reuse)
             return self.sweep(name)
 
     def sweep(self, name: str | None) -> SweepRow:
         """The sweep of this name, or the one launched last."""
         found = self._find(name)
-        return SweepRow(id=found.id, name=found.name, source=found.source, paused=found.paused)
+        reused = sum(trial.reused for trial in found.trials.values())
+        return SweepRow(
+            id=found.id, name=found.name, source=found.source, paused=found.paused, reused=reused
+        )
 
     def trials(self, sweep_id: int) -> tuple[TrialRow, ...]:
         """All trials of a sweep, highest priority first, then in planning order."""
-        chosen = [trial for trial in self._trials if trial.sweep.id == sweep_id]
-        chosen.sort(key=lambda trial: (-trial.plan.priority, trial.id))
-        return tuple(self._row(trial) for trial in chosen)
+        now_s = self._clock()
+        return tuple(memory_board.trial_row(trial, now_s) for trial in self._ordered(sweep_id))
+
+    def units(self, sweep_id: int) -> tuple[UnitStanding, ...]:
+        """All units of a sweep's PENDING and RUNNING trials, in the order in which they run."""
+        return memory_board.units(self._ordered(sweep_id))
+
+    def unit_times(self) -> tuple[UnitTime, ...]:
+        """How long the committed units of all sweeps took, oldest first."""
+        return tuple(self._times)
+
+    def scores(self, sweep_id: int) -> tuple[Score, ...]:
+        """The primary scores of all tasks that are wholly committed."""
+        return memory_board.scores(self._with_keys(sweep_id, ()))
+
+    def logs(self, trial_id: int, *, after: int = 0) -> tuple[LogChunk, ...]:
+        """What a trial's workers printed, oldest first, from the chunk after number `after` on."""
+        trial = self._trials.get(trial_id)
+        return () if trial is None else trial.log.read(after)
 
     def take_lease(
         self, sweep: str, holder: Holder, *, seconds: float, takeover: bool = False
@@ -85,7 +121,8 @@ class MemoryStore:
             left_s = found.lease_until_s - self._clock()
             other = found.holder
             if other is not None and other != holder and left_s > 0 and not takeover:
-                raise LeaseHeld(sweep, other.host, other.pid, other.process_started_s, left_s)
+                who = (other.host, other.pid, other.process_started_s)
+                raise LeaseHeld(sweep, *who, left_s, found.lease_until_s)
             found.epoch += 1
             found.holder, found.lease_until_s = holder, self._clock() + seconds
             self._requeue_running(found, EndReason.LOST)
@@ -98,6 +135,9 @@ class MemoryStore:
 
     def release_lease(self, lease: Lease) -> None:
         """Give the lease back; running attempts end as ABORTED, their trials go to PENDING."""
+        found = self._find(lease.sweep)
+        if found.epoch == lease.epoch + 1 and found.holder is None:
+            return
         with self._held(lease) as sweep:
             self._requeue_running(sweep, EndReason.ABORTED)
             sweep.epoch += 1
@@ -106,7 +146,7 @@ class MemoryStore:
     def claim(self, lease: Lease, trial_id: int, claim_id: str, host: HostInfo) -> Claim | None:
         """Take a PENDING trial for one attempt, or None if it cannot be taken (any more)."""
         with self._held(lease) as sweep:
-            trial = self._trial(trial_id)
+            trial = self._trials.get(trial_id)
             if trial is None or trial.sweep is not sweep:
                 return None
             if trial.state is TrialState.RUNNING and trial.claim_id == claim_id:
@@ -130,11 +170,29 @@ class MemoryStore:
             if mine and trial.attempt == claim.attempt and trial.state is TrialState.SUCCEEDED:
                 return trial.state
             self._fence(trial, claim)
-            if not mine:
-                put(trial, claim, result)
+            kept = None if mine else put(trial, claim, result)
+            if kept is not None:
+                self._times.append(memory_board.unit_time(trial, kept))
             if len(trial.done) == len(trial.units):
                 self._end(trial, TrialState.SUCCEEDED, Actor.OWNER, EndReason.OK, "")
             return trial.state
+
+    def beat(self, claim: Claim, worker: str, log: str = "", *, number: int = 0) -> None:
+        """Say that a worker is still at a trial, and keep what it printed since the last beat."""
+        with self._lock:
+            trial = self._owned(claim)
+            self._fence(trial, claim)
+            if log:
+                self._chunks += 1
+                chunk = LogChunk(
+                    id=self._chunks,
+                    trial_id=trial.id,
+                    attempt=claim.attempt,
+                    worker=worker,
+                    at_s=self._clock(),
+                    text=log,
+                )
+                trial.log.add(chunk, number)
 
     def end_attempt(
         self, claim: Claim, failure: Failure, *, log_path: str | None = None
@@ -146,10 +204,40 @@ class MemoryStore:
                 return trial.state
             self._fence(trial, claim)
             standing = after(failure.reason, failure.retryable, trial.standing, self._policy)
-            trial.standing = standing
-            trial.ready_at_s = self._clock() + standing.delay_s
-            self._end(trial, standing.state, Actor.OWNER, failure.reason, reason_text(failure))
+            self._close(trial, failure, standing)
             return standing.state
+
+    def lose_worker(self, claim: Claim, failure: Failure, *, worker: str) -> TrialState:
+        """Charge the loss of one of several workers; the attempt goes on with the others."""
+        with self._lock:
+            trial = self._owned(claim)
+            charged = (claim.attempt, worker) in trial.lost
+            over = trial.ended.get(claim.attempt) == failure.reason
+            if trial.attempt == claim.attempt and charged and over:
+                return trial.state
+            self._fence(trial, claim)
+            if charged:
+                return trial.state
+            standing = after_loss(failure.reason, trial.standing, self._policy)
+            trial.lost.add((claim.attempt, worker))
+            if standing.state is TrialState.RUNNING:
+                self._move(trial, standing.state, Actor.OWNER, reason_text(failure))
+                trial.standing = standing
+            else:
+                self._close(trial, failure, standing)
+            return standing.state
+
+    def prune(self, lease: Lease, trial_id: int, evidence: str) -> bool:
+        """Give up a trial that racing has beaten; False if it is over already."""
+        with self._held(lease) as sweep:
+            trial = self._trials.get(trial_id)
+            if trial is None or trial.sweep is not sweep:
+                return False
+            refuse_pruning(trial.plan.spec.is_baseline, trial.plan.label)
+            if trial.state not in sources(TrialState.PRUNED, Actor.CONTROLLER):
+                return trial.state is TrialState.PRUNED and trial.reason == evidence
+            self._end(trial, TrialState.PRUNED, Actor.CONTROLLER, EndReason.ABORTED, evidence)
+            return True
 
     def retry(
         self,
@@ -200,12 +288,18 @@ class MemoryStore:
             raise UnknownName("sweep", name or "", self._sweeps)
         return self._sweeps[name]
 
-    def _add(self, sweep: MemorySweep, plan: PlannedTrial) -> None:
-        state = TrialState.PENDING if plan.skip_reason is None else TrialState.SKIPPED
+    def _add(self, sweep: MemorySweep, key: str, plan: PlannedTrial, *, reuse: bool) -> None:
+        origin = self._succeeded.get(key) if reuse and plan.skip_reason is None else None
+        state, reason = TrialState.PENDING, ""
+        if plan.skip_reason is not None:
+            state, reason = TrialState.SKIPPED, plan.skip_reason
+        elif origin is not None:
+            state, reason = TrialState.SUCCEEDED, reason_of(origin.sweep.name)
         check(None, state, Actor.PLANNER)
-        trial = MemoryTrial(len(self._trials) + 1, sweep, plan, state, plan.skip_reason or "")
-        sweep.trials[plan.spec.key] = trial
-        self._trials.append(trial)
+        trial = MemoryTrial(len(self._trials) + 1, sweep, key, plan, state, reason)
+        if origin is not None:
+            copy_results(trial, origin)
+        sweep.trials[key] = self._trials[trial.id] = trial
 
     @contextmanager
     def _held(self, lease: Lease) -> Iterator[MemorySweep]:
@@ -215,11 +309,8 @@ class MemoryStore:
                 raise Fenced(f"sweep {lease.sweep!r}: another controller has taken over")
             yield sweep
 
-    def _trial(self, trial_id: int) -> MemoryTrial | None:
-        return next((trial for trial in self._trials if trial.id == trial_id), None)
-
     def _owned(self, claim: Claim) -> MemoryTrial:
-        trial = self._trial(claim.trial_id)
+        trial = self._trials.get(claim.trial_id)
         if trial is None:
             raise Fenced(f"there is no trial {claim.trial_id}")
         return trial
@@ -232,6 +323,9 @@ class MemoryStore:
     def _move(self, trial: MemoryTrial, to: TrialState, by: Actor, reason: str) -> None:
         check(trial.state, to, by)
         trial.state, trial.reason = to, reason
+        if to is TrialState.SUCCEEDED:
+            first = self._succeeded.setdefault(trial.key, trial)
+            self._succeeded[trial.key] = min(first, trial, key=lambda some: some.id)
 
     def _end(
         self, trial: MemoryTrial, to: TrialState, by: Actor, end: EndReason, reason: str
@@ -239,6 +333,11 @@ class MemoryStore:
         if trial.state is TrialState.RUNNING:
             trial.ended[trial.attempt] = end
         self._move(trial, to, by, reason)
+
+    def _close(self, trial: MemoryTrial, failure: Failure, standing: Standing) -> None:
+        trial.standing = standing
+        trial.ready_at_s = self._clock() + standing.delay_s
+        self._end(trial, standing.state, Actor.OWNER, failure.reason, reason_text(failure))
 
     def _requeue_running(self, sweep: MemorySweep, end: EndReason) -> None:
         for trial in sweep.trials.values():
@@ -248,13 +347,14 @@ class MemoryStore:
     def _claim_of(self, trial: MemoryTrial) -> Claim:
         return Claim(
             trial_id=trial.id,
-            trial_key=trial.plan.spec.key,
+            trial_key=trial.key,
             attempt=trial.attempt,
             epoch=trial.sweep.epoch,
             claim_id=trial.claim_id,
             label=trial.plan.label,
             trial=trial.plan.spec,
             done=tuple(key for key in trial.units if key in trial.done),
+            units=tuple(unit for unit, _ in trial.units.values()),
             weights=trial.weights,
             batch_scale=trial.standing.batch_scale,
         )
@@ -262,24 +362,10 @@ class MemoryStore:
     def _with_keys(self, sweep_id: int, keys: Sequence[str]) -> list[MemoryTrial]:
         return [
             trial
-            for trial in self._trials
-            if trial.sweep.id == sweep_id
-            and (not keys or trial.plan.spec.key.startswith(tuple(keys)))
+            for trial in self._trials.values()
+            if trial.sweep.id == sweep_id and (not keys or trial.key.startswith(tuple(keys)))
         ]
 
-    def _row(self, trial: MemoryTrial) -> TrialRow:
-        return TrialRow(
-            id=trial.id,
-            key=trial.plan.spec.key,
-            label=trial.plan.label,
-            state=trial.state,
-            attempt=trial.attempt,
-            reason=trial.reason,
-            model=str(trial.plan.spec.model),
-            method=trial.plan.spec.method,
-            units=len(trial.units),
-            units_done=len(trial.done),
-            priority=trial.plan.priority,
-            estimated_s=trial.plan.estimated_s,
-            ready_in_s=trial.ready_at_s - self._clock(),
-        )
+    def _ordered(self, sweep_id: int) -> list[MemoryTrial]:
+        chosen = self._with_keys(sweep_id, ())
+        return sorted(chosen, key=lambda trial: (-trial.plan.priority, trial.id))

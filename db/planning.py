@@ -3,51 +3,108 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
+from dllm_sweep.db import reuse
+from dllm_sweep.db.bulk import insert_rows
 from dllm_sweep.db.clock import db_now
 from dllm_sweep.db.history import log_created
 from dllm_sweep.db.schema import ProtocolRow, Sweep, Trial, UnitRow
-from dllm_sweep.records import PlannedTrial, TrialState
-from dllm_sweep.spec import TrialSpec, to_json
+from dllm_sweep.db.transitions import Actor, check
+from dllm_sweep.errors import StoreError
+from dllm_sweep.records import PlannedTrial, PlannedUnit, TrialState
+from dllm_sweep.spec import ProtocolSpec, Unit, to_json
+
+_UNIT_COLUMNS = (
+    "trial_id",
+    "generation",
+    "unit_key",
+    "position",
+    "kind",
+    "task",
+    "shard",
+    "shards",
+    "estimated_s",
+    "state",
+    "warnings",
+    "host",
+    "device",
+)
 
 
-def plan(connection: Connection, name: str, source: str, trials: Sequence[PlannedTrial]) -> int:
-    """Create or extend the sweep `name`; returns its id."""
+def plan(
+    connection: Connection,
+    name: str,
+    source: str,
+    trials: Sequence[PlannedTrial],
+    *,
+    reuse_results: bool,
+) -> int:
+    """Create or extend the sweep `name`; returns its id.
+
+    Raises:
+        StoreError: If the units of a trial are not its tasks, whole or cut into all their shards.
+    """
     sweep_id = _put_sweep(connection, name, source)
     known = set(connection.scalars(sa.select(Trial.trial_key).where(Trial.sweep_id == sweep_id)))
     new = {trial.spec.key: trial for trial in trials}
     new = {key: trial for key, trial in new.items() if key not in known}
-    if new:
-        _put_protocols(connection, new.values())
-        at_s = connection.scalar(sa.select(db_now()))
-        rows = [_trial_row(sweep_id, key, trial, at_s) for key, trial in new.items()]
-        connection.execute(sa.insert(Trial), rows)
-        _put_units(connection, sweep_id, new)
-        log_created(connection, sweep_id)
+    if not new:
+        return sweep_id
+    legal = [key for key, trial in new.items() if trial.skip_reason is None]
+    found = reuse.sources(connection, sweep_id, legal) if reuse_results else {}
+    before = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(Trial.id), 0))) or 0
+    _put_protocols(connection, new.values())
+    _put_trials(connection, sweep_id, new, found)
+    _put_units(connection, sweep_id, {key: new[key] for key in legal if key not in found})
+    if found:
+        reuse.copy_results(connection, sweep_id, before)
+    log_created(connection, sweep_id, before)
     return sweep_id
 
 
-def new_units(spec: TrialSpec, trial_id: int, generation: int) -> list[dict[str, Any]]:
-    """The rows of all units of a trial, none of them done."""
-    return [
-        {
-            "trial_id": trial_id,
-            "generation": generation,
-            "unit_key": unit.key,
-            "position": position,
-            "kind": unit.kind,
-            "task": unit.task,
-            "state": "PENDING",
-            "warnings": [],
-        }
-        for position, unit in enumerate(spec.units())
+def planned_units(trial: PlannedTrial) -> tuple[PlannedUnit, ...]:
+    """The trial's units as planned; uncut, with even parts of its estimate, if it names none.
+
+    Raises:
+        StoreError: If they are not its tasks, whole or cut into all their shards.
+    """
+    whole = trial.spec.units()
+    if not trial.units:
+        share = trial.estimated_s / max(len(whole), 1)
+        return tuple(PlannedUnit(unit=unit, estimated_s=share) for unit in whole)
+    if not _covers(tuple(planned.unit for planned in trial.units), whole):
+        raise StoreError(
+            f"trial {trial.label}: its planned units are not those of its specification;"
+            " plan every task once, whole or in all its shards"
+        )
+    return trial.units
+
+
+@lru_cache(maxsize=256)
+def _covers(units: tuple[Unit, ...], whole: tuple[Unit, ...]) -> bool:
+    shards = {(unit.kind, unit.task): unit.shards for unit in units}
+    expected = [
+        Unit(kind=unit.kind, task=unit.task, shard=shard, shards=count)
+        for unit in whole
+        for count in [shards.get((unit.kind, unit.task), 0)]
+        for shard in range(count)
     ]
+    cut_only_tasks = all(unit.shards == 1 or unit.kind == "evaluate" for unit in units)
+    return (
+        cut_only_tasks and len(shards) == len(whole) and sorted_keys(units) == sorted_keys(expected)
+    )
+
+
+def sorted_keys(units: Iterable[Unit]) -> list[str]:
+    """The keys of units in alphabetical order."""
+    return sorted(unit.key for unit in units)
 
 
 def _put_sweep(connection: Connection, name: str, source: str) -> int:
@@ -61,29 +118,78 @@ def _put_sweep(connection: Connection, name: str, source: str) -> int:
     return sweep_id
 
 
-def _put_protocols(connection: Connection, trials: Any) -> None:
+def _put_protocols(connection: Connection, trials: Iterable[PlannedTrial]) -> None:
     protocols = {trial.spec.protocol for trial in trials}
     rows = [{"key": protocol.key, "spec": to_json(protocol)} for protocol in protocols]
     connection.execute(_insert(connection, ProtocolRow).on_conflict_do_nothing(), rows)
 
 
+def _put_trials(
+    connection: Connection,
+    sweep_id: int,
+    new: dict[str, PlannedTrial],
+    found: dict[str, reuse.Origin],
+) -> None:
+    at_s = connection.scalar(sa.select(db_now()))
+    rows = [_trial_row(key, trial, found.get(key)) for key, trial in new.items()]
+    same = {"sweep_id": sweep_id, "created_s": at_s} | _FRESH
+    columns = (*same, *rows[0])
+    insert_rows(connection, Trial, columns, ((*same.values(), *row.values()) for row in rows))
+
+
+_FRESH = {
+    "generation": 0,
+    "attempt": 0,
+    "epoch": 0,
+    "failures": 0,
+    "losses": 0,
+    "batch_scale": 1.0,
+    "not_before_s": 0.0,
+}
+
+
 def _put_units(connection: Connection, sweep_id: int, new: dict[str, PlannedTrial]) -> None:
     ids = connection.execute(sa.select(Trial.trial_key, Trial.id).where(Trial.sweep_id == sweep_id))
-    rows = [
-        row
-        for key, trial_id in ids
-        if key in new and new[key].skip_reason is None
-        for row in new_units(new[key].spec, trial_id, 0)
-    ]
-    if rows:
-        connection.execute(sa.insert(UnitRow), rows)
+    rows = (
+        (trial_id, 0, *row)
+        for key, trial_id in ids.all()
+        if key in new
+        for row in _unit_rows(planned_units(new[key]))
+    )
+    insert_rows(connection, UnitRow, _UNIT_COLUMNS, rows)
 
 
-def _trial_row(sweep_id: int, key: str, trial: PlannedTrial, at_s: float | None) -> dict[str, Any]:
+@lru_cache(maxsize=1024)
+def _unit_rows(units: tuple[PlannedUnit, ...]) -> tuple[tuple[Any, ...], ...]:
+    """What a row of `unit` says after its trial and generation; equal for many trials."""
+    return tuple(
+        (
+            planned.unit.key,
+            position,
+            planned.unit.kind,
+            planned.unit.task,
+            planned.unit.shard,
+            planned.unit.shards,
+            planned.estimated_s,
+            "PENDING",
+            [],
+            "",
+            "",
+        )
+        for position, planned in enumerate(units)
+    )
+
+
+@lru_cache(maxsize=64)
+def _protocol_key(protocol: ProtocolSpec) -> str:
+    return protocol.key
+
+
+def _trial_row(key: str, trial: PlannedTrial, origin: reuse.Origin | None) -> dict[str, Any]:
     spec, scheme = trial.spec, trial.spec.scheme
-    state = TrialState.PENDING if trial.skip_reason is None else TrialState.SKIPPED
+    state, reason = _first_state(trial, origin)
+    check(None, state, Actor.PLANNER)
     return {
-        "sweep_id": sweep_id,
         "trial_key": key,
         "label": trial.label,
         "spec": to_json(spec),
@@ -99,22 +205,25 @@ def _trial_row(sweep_id: int, key: str, trial: PlannedTrial, at_s: float | None)
         "group_size": scheme.group_size,
         "symmetric": scheme.symmetric,
         "calibration": None if spec.calibration is None else str(spec.calibration),
-        "protocol_key": spec.protocol.key,
+        "protocol_key": _protocol_key(spec.protocol),
         "seed": spec.seed,
         "is_baseline": spec.is_baseline,
-        "state": state,
-        "reason": trial.skip_reason or "",
+        "state": str(state),
+        "reason": reason,
         "priority": trial.priority,
         "estimated_s": trial.estimated_s,
-        "generation": 0,
-        "attempt": 0,
-        "epoch": 0,
-        "failures": 0,
-        "losses": 0,
-        "batch_scale": 1.0,
-        "not_before_s": 0.0,
-        "created_s": at_s,
+        "reused_from": None if origin is None else origin.trial_id,
+        "weights_sha256": None if origin is None else origin.weights_sha256,
+        "finished_s": None if origin is None else origin.finished_s,
     }
+
+
+def _first_state(trial: PlannedTrial, origin: reuse.Origin | None) -> tuple[TrialState, str]:
+    if trial.skip_reason is not None:
+        return TrialState.SKIPPED, trial.skip_reason
+    if origin is not None:
+        return TrialState.SUCCEEDED, origin.reason
+    return TrialState.PENDING, ""
 
 
 def _insert(connection: Connection, table: type[Any]) -> Any:

@@ -11,7 +11,6 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
-from dllm_sweep.db.clock import db_now
 from dllm_sweep.db.engines import Engines, explain, one_line
 from dllm_sweep.db.schema import (
     ArtifactRow,
@@ -25,7 +24,6 @@ from dllm_sweep.db.schema import (
     UnitRow,
 )
 from dllm_sweep.errors import InputError
-from dllm_sweep.records import TrialRow, TrialState
 from dllm_sweep.spec import TrialSpec, from_json
 
 if TYPE_CHECKING:
@@ -89,43 +87,6 @@ class TrialDetail:
     failures: Table
     artifacts: Table
     log_path: str | None
-
-
-def trials(connection: Connection, sweep_id: int) -> tuple[TrialRow, ...]:
-    """All trials of a sweep, highest priority first, then in planning order."""
-    counts = (
-        sa.select(
-            UnitRow.trial_id,
-            UnitRow.generation,
-            sa.func.count().label("units"),
-            sa.func.sum(sa.case((UnitRow.state == "DONE", 1), else_=0)).label("units_done"),
-        )
-        .group_by(UnitRow.trial_id, UnitRow.generation)
-        .subquery()
-    )
-    current = (counts.c.trial_id == Trial.id) & (counts.c.generation == Trial.generation)
-    query = (
-        sa.select(
-            Trial.id,
-            Trial.trial_key.label("key"),
-            Trial.label,
-            Trial.state,
-            Trial.attempt,
-            Trial.reason,
-            Trial.model,
-            Trial.method,
-            sa.func.coalesce(counts.c.units, 0).label("units"),
-            sa.func.coalesce(counts.c.units_done, 0).label("units_done"),
-            Trial.priority,
-            Trial.estimated_s,
-            (Trial.not_before_s - db_now()).label("ready_in_s"),
-        )
-        .outerjoin(counts, current)
-        .where(Trial.sweep_id == sweep_id)
-        .order_by(Trial.priority.desc(), Trial.id)
-    )
-    rows = [dict(row._mapping) for row in connection.execute(query)]
-    return tuple(TrialRow(**row | {"state": TrialState(row["state"])}) for row in rows)
 
 
 def query(engines: Engines, sql: str, params: Sequence[object] = ()) -> Table:

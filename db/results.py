@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,19 +11,28 @@ from sqlalchemy.engine import Connection, Row
 
 from dllm_sweep.db.clock import db_now
 from dllm_sweep.db.history import end_attempts, move
-from dllm_sweep.db.planning import new_units
+from dllm_sweep.db.result_rows import (
+    metric_row,
+    number_row,
+    outlier_row,
+    shard_part,
+    shard_score_row,
+)
 from dllm_sweep.db.schema import (
     ArtifactRow,
     CostRow,
     MetricRow,
     ModuleTable,
     OutlierTable,
+    ShardScoreRow,
     Trial,
     UnitRow,
 )
+from dllm_sweep.db.shards import first_shard, merge, refuse_unmergeable
 from dllm_sweep.db.transitions import Actor
-from dllm_sweep.errors import StoreError
-from dllm_sweep.records import Claim, EndReason, Metric, OutlierRow, TrialState, UnitResult
+from dllm_sweep.errors import Fenced, StoreError
+from dllm_sweep.records import Claim, EndReason, TrialState, UnitResult
+from dllm_sweep.spec import Unit
 
 
 def commit(connection: Connection, claim: Claim, result: UnitResult) -> TrialState:
@@ -36,12 +44,13 @@ def commit(connection: Connection, claim: Claim, result: UnitResult) -> TrialSta
         if _settles(unit, claim, weights):
             return TrialState.RUNNING
         if _any_done(connection, trial):
-            trial = _supersede(connection, trial, claim)
+            trial = _supersede(connection, trial)
         _set_weights(connection, trial, weights)
     else:
         refuse_before_quantize(claim, result, quantized=_quantized(connection, trial))
         if unit.state == "DONE":
             return TrialState.RUNNING
+        refuse_other_weights(claim, result, trial.weights_sha256)
     _put_result(connection, trial, claim, result, weights)
     return _finish(connection, trial)
 
@@ -82,11 +91,17 @@ def refuse_before_quantize(claim: Claim, result: UnitResult, *, quantized: bool)
         )
 
 
-def finite(value: float | None) -> tuple[float | None, str | None]:
-    """A value as the database keeps it: itself, or NULL and the name of what it was."""
-    if value is None or math.isfinite(value):
-        return value, None
-    return None, str(float(value))
+def refuse_other_weights(claim: Claim, result: UnitResult, current: str | None) -> None:
+    """Refuse a result that was measured on weights that have been superseded since.
+
+    Raises:
+        Fenced: If the result names other weights than the trial's.
+    """
+    if result.weights_sha256 not in (None, current):
+        raise Fenced(
+            f"trial {claim.trial_key[:12]}: {result.unit.key} was measured on weights that have"
+            " been superseded"
+        )
 
 
 def _trial(connection: Connection, claim: Claim) -> Any:
@@ -128,12 +143,25 @@ def _quantized(connection: Connection, trial: Row[Any]) -> bool:
     return connection.execute(waiting).first() is None
 
 
-def _supersede(connection: Connection, trial: Row[Any], claim: Claim) -> Any:
+def _supersede(connection: Connection, trial: Row[Any]) -> Any:
     """Start a new generation: what was measured on other weights stays, but out of sight."""
     generation = trial.generation + 1
     connection.execute(sa.update(Trial).where(Trial.id == trial.id).values(generation=generation))
-    connection.execute(sa.insert(UnitRow), new_units(claim.trial, trial.id, generation))
-    return _trial(connection, claim)
+    row = UnitRow.__table__.c
+    planned = (row.position, row.kind, row.task, row.shard, row.shards, row.estimated_s)
+    fresh = {
+        "generation": sa.literal(generation),
+        "state": sa.literal("PENDING"),
+        "warnings": sa.literal([], sa.JSON()),
+        "host": sa.literal(""),
+        "device": sa.literal(""),
+    }
+    copied = (row.trial_id, row.unit_key, *planned)
+    selected = sa.select(*copied, *fresh.values()).where(*_current(trial))
+    columns = [*(column.name for column in copied), *fresh]
+    connection.execute(sa.insert(UnitRow).from_select(columns, selected))
+    query = sa.select(Trial.id, Trial.generation, Trial.weights_sha256)
+    return connection.execute(query.where(Trial.id == trial.id)).one()
 
 
 def _set_weights(connection: Connection, trial: Row[Any], weights: str | None) -> None:
@@ -143,21 +171,15 @@ def _set_weights(connection: Connection, trial: Row[Any], weights: str | None) -
 def _put_result(
     connection: Connection, trial: Row[Any], claim: Claim, result: UnitResult, weights: str | None
 ) -> None:
-    key = {
-        "trial_id": trial.id,
-        "generation": trial.generation,
-        "unit_key": result.unit.key,
-    }
     rows: Sequence[tuple[type[Any], list[dict[str, Any]]]] = (
-        (MetricRow, [_metric(metric) for metric in result.metrics]),
-        (ModuleTable, [_plain(row, "relative_error") for row in result.modules]),
-        (OutlierTable, [_outlier(row) for row in result.outliers]),
-        (CostRow, [_plain(cost, "value") for cost in result.costs]),
+        _scores(result),
+        (ModuleTable, [number_row(row, "relative_error") for row in result.modules]),
+        (OutlierTable, [outlier_row(row) for row in result.outliers]),
+        (CostRow, [number_row(cost, "value") for cost in result.costs]),
         (ArtifactRow, [dataclasses.asdict(artifact) for artifact in result.artifacts]),
     )
     for table, values in rows:
-        if values:
-            connection.execute(sa.insert(table), [key | value for value in values])
+        _insert(connection, table, _key(trial, result.unit), values)
     connection.execute(
         sa.update(UnitRow)
         .where(*_current(trial), UnitRow.unit_key == result.unit.key)
@@ -168,8 +190,47 @@ def _put_result(
             done_s=db_now(),
             weights_sha256=weights,
             warnings=list(result.warnings),
+            host=result.host,
+            device=result.device,
         )
     )
+    if result.unit.shards > 1:
+        _merge_shards(connection, trial, result.unit)
+
+
+def _scores(result: UnitResult) -> tuple[type[Any], list[dict[str, Any]]]:
+    if result.unit.shards == 1:
+        return MetricRow, [metric_row(metric) for metric in result.metrics]
+    refuse_unmergeable(result.unit, result.metrics)
+    return ShardScoreRow, [shard_score_row(metric) for metric in result.metrics]
+
+
+def _merge_shards(connection: Connection, trial: Row[Any], unit: Unit) -> None:
+    """Write a task's scores if all of its shards are done."""
+    of_task = *_current(trial), UnitRow.kind == unit.kind, UnitRow.task == unit.task
+    waiting = sa.select(UnitRow.unit_key).where(*of_task, UnitRow.state != "DONE").limit(1)
+    if connection.execute(waiting).first() is not None:
+        return
+    part = ShardScoreRow.__table__.c
+    query = sa.select(part).where(
+        part.trial_id == trial.id,
+        part.generation == trial.generation,
+        part.unit_key.in_(sa.select(UnitRow.unit_key).where(*of_task)),
+    )
+    parts = [shard_part(row) for row in connection.execute(query.order_by(part.unit_key))]
+    merged = [metric_row(metric) for metric in merge(unit, parts)]
+    _insert(connection, MetricRow, _key(trial, first_shard(unit)), merged)
+
+
+def _key(trial: Row[Any], unit: Unit) -> dict[str, Any]:
+    return {"trial_id": trial.id, "generation": trial.generation, "unit_key": unit.key}
+
+
+def _insert(
+    connection: Connection, table: type[Any], key: dict[str, Any], values: list[dict[str, Any]]
+) -> None:
+    if values:
+        connection.execute(sa.insert(table), [key | value for value in values])
 
 
 def _finish(connection: Connection, trial: Row[Any]) -> TrialState:
@@ -180,24 +241,3 @@ def _finish(connection: Connection, trial: Row[Any]) -> TrialState:
     end_attempts(connection, this, EndReason.OK)
     move(connection, this, TrialState.RUNNING, TrialState.SUCCEEDED, Actor.OWNER, "")
     return TrialState.SUCCEEDED
-
-
-def _metric(metric: Metric) -> dict[str, Any]:
-    row = dataclasses.asdict(metric)
-    row["value"], row["value_flag"] = finite(metric.value)
-    row["stderr"], _ = finite(metric.stderr)
-    row["is_primary"] = row.pop("primary")
-    return row
-
-
-def _outlier(outlier: OutlierRow) -> dict[str, Any]:
-    row = dataclasses.asdict(outlier)
-    row["value"], row["value_flag"] = finite(outlier.value)
-    row["element"] = row.pop("index")
-    return row
-
-
-def _plain(record: Any, number: str) -> dict[str, Any]:
-    row = dataclasses.asdict(record)
-    row[number], _ = finite(row[number])
-    return row

@@ -5,64 +5,61 @@ The tables are private: what people query are the views of `views.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from enum import StrEnum
-from typing import Annotated, Any
-
 import sqlalchemy as sa
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import Mapped, mapped_column
 
+from dllm_sweep.db.schema_base import (
+    UNIT_STATES,
+    VALUE_FLAGS,
+    Base,
+    Big,
+    Id,
+    Json,
+    Key64,
+    Long,
+    Real,
+    Seconds,
+    one_of,
+    to,
+    to_row,
+)
+from dllm_sweep.db.schema_results import (
+    ArtifactRow,
+    CostRow,
+    MetricRow,
+    ModuleTable,
+    OutlierTable,
+    ShardScoreRow,
+)
 from dllm_sweep.records import EndReason, TrialState
 
-NAMING = {
-    "ix": "ix_%(table_name)s_%(column_0_N_name)s",
-    "uq": "uq_%(table_name)s_%(column_0_N_name)s",
-    "ck": "ck_%(table_name)s_%(constraint_name)s",
-    "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
-    "pk": "pk_%(table_name)s",
-}
-UNIT_STATES = ("PENDING", "DONE")
-VALUE_FLAGS = ("nan", "inf", "-inf")
-"""How a value that is no finite number is kept: the value is NULL and the flag says what it was."""
-
-_id = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
-Key64 = Annotated[str, mapped_column(sa.String(64))]
-Long = Annotated[str, mapped_column(sa.Text())]
-Seconds = Annotated[float, mapped_column(sa.Double())]
-Real = Annotated[float, mapped_column(sa.Double())]
-Json = Annotated[Any, mapped_column(sa.JSON())]
-Big = Annotated[int, mapped_column(sa.BigInteger())]
-
-
-class Base(DeclarativeBase):
-    """All tables of the store."""
-
-    metadata = sa.MetaData(naming_convention=NAMING)
-
-
-def _one_of(column: str, values: Iterable[str | StrEnum], *, name: str) -> sa.CheckConstraint:
-    listed = ", ".join(f"'{value}'" for value in values)
-    return sa.CheckConstraint(f"{column} IN ({listed})", name=name)
-
-
-def _to(target: str) -> sa.ForeignKey:
-    return sa.ForeignKey(target, ondelete="RESTRICT")
-
-
-def _to_row(table: str, *columns: str) -> sa.ForeignKeyConstraint:
-    there = [f"{table}.{name}" for name in columns]
-    return sa.ForeignKeyConstraint(columns, there, ondelete="RESTRICT")
-
-
-def _to_unit() -> sa.ForeignKeyConstraint:
-    return _to_row("unit", "trial_id", "generation", "unit_key")
+__all__ = [
+    "UNIT_STATES",
+    "VALUE_FLAGS",
+    "ArtifactRow",
+    "Attempt",
+    "Base",
+    "CostRow",
+    "DegradationClass",
+    "EventRow",
+    "FailureRow",
+    "LogRow",
+    "MetricRow",
+    "ModuleTable",
+    "OutlierTable",
+    "ProtocolRow",
+    "ShardScoreRow",
+    "Sweep",
+    "Trial",
+    "UnitRow",
+]
 
 
 class Sweep(Base):
     """One sweep and the lease of the controller that runs it."""
 
     __tablename__ = "sweep"
-    id: Mapped[int] = mapped_column(_id, primary_key=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
     name: Mapped[str] = mapped_column(sa.Text(), unique=True)
     source: Mapped[Long]
     created_s: Mapped[Seconds]
@@ -91,12 +88,14 @@ class Trial(Base):
         sa.UniqueConstraint("sweep_id", "trial_key"),
         sa.Index(None, "sweep_id", "state"),
         sa.Index(None, "model", "protocol_key"),
-        _one_of("state", TrialState, name="state"),
+        sa.Index(None, "trial_key", "state"),
+        sa.Index(None, "reused_from"),
+        one_of("state", TrialState, name="state"),
         sa.CheckConstraint("attempt >= 0", name="attempt"),
         sa.CheckConstraint("(state = 'RUNNING') = (claim_id IS NOT NULL)", name="claim"),
     )
-    id: Mapped[int] = mapped_column(_id, primary_key=True)
-    sweep_id: Mapped[int] = mapped_column(_id, _to("sweep.id"))
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    sweep_id: Mapped[int] = mapped_column(Id, to("sweep.id"))
     trial_key: Mapped[Key64]
     label: Mapped[Long]
     spec: Mapped[Json]
@@ -112,7 +111,7 @@ class Trial(Base):
     group_size: Mapped[int | None]
     symmetric: Mapped[bool | None]
     calibration: Mapped[Long | None]
-    protocol_key: Mapped[Key64] = mapped_column(_to("protocol.key"))
+    protocol_key: Mapped[Key64] = mapped_column(to("protocol.key"))
     seed: Mapped[Big]
     is_baseline: Mapped[bool]
     state: Mapped[str] = mapped_column(sa.String(16))
@@ -132,14 +131,16 @@ class Trial(Base):
     started_s: Mapped[Seconds | None]
     beat_s: Mapped[Seconds | None]
     finished_s: Mapped[Seconds | None]
+    reused_from: Mapped[int | None] = mapped_column(Id, to("trial.id"))
+    """The trial of another sweep whose results this one's are a copy of."""
 
 
 class Attempt(Base):
     """One try at a trial; the history is kept for ever."""
 
     __tablename__ = "attempt"
-    __table_args__ = (_one_of("end_reason", EndReason, name="end_reason"),)
-    trial_id: Mapped[int] = mapped_column(_id, _to("trial.id"), primary_key=True)
+    __table_args__ = (one_of("end_reason", EndReason, name="end_reason"),)
+    trial_id: Mapped[int] = mapped_column(Id, to("trial.id"), primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     epoch: Mapped[int]
     claim_id: Mapped[Key64]
@@ -158,101 +159,42 @@ class UnitRow(Base):
     """One unit of a trial in one generation of its weights."""
 
     __tablename__ = "unit"
-    __table_args__ = (_one_of("state", UNIT_STATES, name="state"),)
-    trial_id: Mapped[int] = mapped_column(_id, _to("trial.id"), primary_key=True)
+    __table_args__ = (one_of("state", UNIT_STATES, name="state"),)
+    trial_id: Mapped[int] = mapped_column(Id, to("trial.id"), primary_key=True)
     generation: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     unit_key: Mapped[str] = mapped_column(sa.Text(), primary_key=True)
     position: Mapped[int]
     kind: Mapped[Key64]
     task: Mapped[Long]
+    shard: Mapped[int]
+    shards: Mapped[int]
+    estimated_s: Mapped[Seconds]
     state: Mapped[str] = mapped_column(sa.String(16))
     attempt: Mapped[int | None]
     wall_s: Mapped[Seconds | None]
     done_s: Mapped[Seconds | None]
     weights_sha256: Mapped[Key64 | None]
     warnings: Mapped[Json]
-
-
-class _OfUnit:
-    trial_id: Mapped[int] = mapped_column(_id, primary_key=True, sort_order=-3)
-    generation: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, sort_order=-2)
-    unit_key: Mapped[str] = mapped_column(sa.Text(), primary_key=True, sort_order=-1)
-
-
-class MetricRow(_OfUnit, Base):
-    """One score of one task."""
-
-    __tablename__ = "metric"
-    __table_args__ = (_to_unit(), _one_of("value_flag", VALUE_FLAGS, name="value_flag"))
-    task: Mapped[str] = mapped_column(sa.Text(), primary_key=True)
-    name: Mapped[str] = mapped_column(sa.Text(), primary_key=True)
-    value: Mapped[Real | None]
-    value_flag: Mapped[str | None] = mapped_column(sa.String(4))
-    stderr: Mapped[Real | None]
-    n: Mapped[Big]
-    higher_is_better: Mapped[bool]
-    is_primary: Mapped[bool]
-
-
-class ModuleTable(_OfUnit, Base):
-    """One linear layer as it was really quantized."""
-
-    __tablename__ = "module"
-    __table_args__ = (_to_unit(),)
-    module: Mapped[str] = mapped_column(sa.Text(), primary_key=True)
-    w_bits: Mapped[int]
-    a_bits: Mapped[int]
-    group_size: Mapped[int | None]
-    symmetric: Mapped[bool]
-    weights: Mapped[Big]
-    bits: Mapped[Real]
-    relative_error: Mapped[Real | None]
-
-
-class OutlierTable(_OfUnit, Base):
-    """One statistic of the input of one linear layer."""
-
-    __tablename__ = "outlier"
-    __table_args__ = (_to_unit(), _one_of("value_flag", VALUE_FLAGS, name="value_flag"))
-    module: Mapped[str] = mapped_column(sa.Text(), primary_key=True)
-    mask_ratio: Mapped[Real] = mapped_column(primary_key=True)
-    positions: Mapped[Key64] = mapped_column(primary_key=True)
-    statistic: Mapped[Key64] = mapped_column(primary_key=True)
-    rank: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
-    layer: Mapped[int]
-    element: Mapped[Big | None]
-    value: Mapped[Real | None]
-    value_flag: Mapped[str | None] = mapped_column(sa.String(4))
-
-
-class CostRow(_OfUnit, Base):
-    """One measured cost."""
-
-    __tablename__ = "cost"
-    __table_args__ = (_to_unit(),)
-    name: Mapped[Key64] = mapped_column(primary_key=True)
-    value: Mapped[Real | None]
-    unit: Mapped[Key64]
-
-
-class ArtifactRow(_OfUnit, Base):
-    """A file beside the store."""
-
-    __tablename__ = "artifact"
-    __table_args__ = (_to_unit(),)
-    kind: Mapped[Key64] = mapped_column(primary_key=True)
-    path: Mapped[str] = mapped_column(sa.Text(), primary_key=True)
-    sha256: Mapped[Key64]
-    bytes: Mapped[Big]
+    host: Mapped[Long]
+    device: Mapped[Long]
 
 
 class FailureRow(Base):
-    """Why an attempt failed."""
+    """Why an attempt failed, or why one of its workers was lost while the others went on.
+
+    `worker` is empty for the failure that ended the attempt.
+    """
 
     __tablename__ = "failure"
-    __table_args__ = (_to_row("attempt", "trial_id", "attempt"),)
-    trial_id: Mapped[int] = mapped_column(_id, primary_key=True)
+    __table_args__ = (
+        to_row("attempt", "trial_id", "attempt"),
+        one_of("reason", EndReason, name="reason"),
+    )
+    trial_id: Mapped[int] = mapped_column(Id, primary_key=True)
     attempt: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    worker: Mapped[str] = mapped_column(sa.Text(), primary_key=True)
+    reason: Mapped[str] = mapped_column(sa.String(16))
+    failed_s: Mapped[Seconds]
     error_type: Mapped[Long]
     message: Mapped[Long]
     traceback: Mapped[Long]
@@ -266,14 +208,39 @@ class EventRow(Base):
     """One change of a trial's state; rows are only ever added."""
 
     __tablename__ = "event"
-    id: Mapped[int] = mapped_column(_id, primary_key=True)
-    trial_id: Mapped[int] = mapped_column(_id, _to("trial.id"), index=True)
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    trial_id: Mapped[int] = mapped_column(Id, to("trial.id"), index=True)
     attempt: Mapped[int]
     at_s: Mapped[Seconds]
     from_state: Mapped[str | None] = mapped_column(sa.String(16))
     to_state: Mapped[str] = mapped_column(sa.String(16))
     actor: Mapped[Key64]
     reason: Mapped[Long]
+
+
+class LogRow(Base):
+    """A piece of what an attempt's workers printed.
+
+    A row with `dropped_bytes` above 0 stands for the pieces that were dropped in its place.
+    """
+
+    __tablename__ = "log_chunk"
+    __table_args__ = (
+        to_row("attempt", "trial_id", "attempt"),
+        sa.UniqueConstraint("trial_id", "attempt", "worker", "number"),
+        sa.Index(None, "trial_id", "id"),
+        # Readers ask for what came after a number: one that was given away never comes back.
+        {"sqlite_autoincrement": True},
+    )
+    id: Mapped[int] = mapped_column(Id, primary_key=True)
+    trial_id: Mapped[int] = mapped_column(Id)
+    attempt: Mapped[int]
+    worker: Mapped[Long]
+    number: Mapped[int | None]
+    at_s: Mapped[Seconds]
+    text: Mapped[Long]
+    bytes: Mapped[int]
+    dropped_bytes: Mapped[Big]
 
 
 class DegradationClass(Base):

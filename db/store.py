@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, TypeVar
 
-from dllm_sweep.db import claims, leases, planning, reads, results
+from sqlalchemy.engine import Connection
+
+from dllm_sweep.db import board, claims, endings, leases, logbook, planning, reads, results
 from dllm_sweep.db.engines import Engines, one_line
 from dllm_sweep.db.reads import Table, TrialDetail
 from dllm_sweep.db.transaction import Writer
@@ -16,15 +18,21 @@ from dllm_sweep.records import (
     Holder,
     HostInfo,
     Lease,
+    LogChunk,
     PlannedTrial,
+    Score,
     SweepRow,
     TrialRow,
     TrialState,
     UnitResult,
+    UnitStanding,
+    UnitTime,
 )
 
 if TYPE_CHECKING:
     import pyarrow
+
+T = TypeVar("T")
 
 
 class SqlStore:
@@ -44,9 +52,16 @@ class SqlStore:
         """The store's address with the password hidden."""
         return self._engines.name
 
-    def plan_sweep(self, name: str, source: str, trials: Sequence[PlannedTrial]) -> SweepRow:
-        """Create or extend the sweep `name`: trials that it has already are left as they are."""
-        self._write.run(lambda connection: planning.plan(connection, name, source, trials))
+    def plan_sweep(
+        self, name: str, source: str, trials: Sequence[PlannedTrial], *, reuse: bool = True
+    ) -> SweepRow:
+        """Create or extend the sweep `name`: trials that it has already are left as they are.
+
+        With `reuse`, what has SUCCEEDED in another sweep of this store is taken from there.
+        """
+        self._write.run(
+            lambda connection: planning.plan(connection, name, source, trials, reuse_results=reuse)
+        )
         return self.sweep(name)
 
     def sweep(self, name: str | None) -> SweepRow:
@@ -55,14 +70,27 @@ class SqlStore:
         Raises:
             UnknownName: If there is none.
         """
-        with one_line(self.url), self._engines.read.begin() as connection:
-            row = leases.find_sweep(connection, name)
-        return SweepRow(id=row.id, name=row.name, source=row.source, paused=row.paused)
+        return self._read(lambda connection: leases.sweep_row(connection, name))
 
     def trials(self, sweep_id: int) -> tuple[TrialRow, ...]:
         """All trials of a sweep, highest priority first, then in planning order."""
-        with one_line(self.url), self._engines.read.begin() as connection:
-            return reads.trials(connection, sweep_id)
+        return self._read(lambda connection: board.trials(connection, sweep_id))
+
+    def units(self, sweep_id: int) -> tuple[UnitStanding, ...]:
+        """All units of a sweep's PENDING and RUNNING trials, in the order in which they run."""
+        return self._read(lambda connection: board.units(connection, sweep_id))
+
+    def unit_times(self) -> tuple[UnitTime, ...]:
+        """How long the committed units of all sweeps took, oldest first."""
+        return self._read(board.unit_times)
+
+    def scores(self, sweep_id: int) -> tuple[Score, ...]:
+        """The primary scores of all tasks that are wholly committed."""
+        return self._read(lambda connection: board.scores(connection, sweep_id))
+
+    def logs(self, trial_id: int, *, after: int = 0) -> tuple[LogChunk, ...]:
+        """What a trial's workers printed, oldest first, from the chunk after number `after` on."""
+        return self._read(lambda connection: logbook.read(connection, trial_id, after))
 
     def take_lease(
         self, sweep: str, holder: Holder, *, seconds: float, takeover: bool = False
@@ -91,7 +119,11 @@ class SqlStore:
         Raises:
             Fenced: If another controller has taken over.
         """
-        self._write.guarded(lease, lambda connection: leases.release(connection, lease))
+        self._write.guarded(
+            lease,
+            lambda connection: leases.release(connection, lease),
+            settled=lambda connection: leases.released_before(connection, lease),
+        )
 
     def claim(self, lease: Lease, trial_id: int, claim_id: str, host: HostInfo) -> Claim | None:
         """Take a PENDING trial for one attempt, or None if it cannot be taken (any more).
@@ -102,6 +134,16 @@ class SqlStore:
         return self._write.guarded(
             lease,
             lambda connection: claims.claim(connection, lease, trial_id, claim_id, host),
+        )
+
+    def beat(self, claim: Claim, worker: str, log: str = "", *, number: int = 0) -> None:
+        """Say that a worker is still at a trial, and keep what it printed since the last beat.
+
+        Raises:
+            Fenced: If somebody else owns the trial now; nothing is written.
+        """
+        self._write.guarded(
+            claim, lambda connection: logbook.append(connection, claim, worker, log, number)
         )
 
     def commit_unit(self, claim: Claim, result: UnitResult) -> TrialState:
@@ -127,8 +169,31 @@ class SqlStore:
         """
         return self._write.guarded(
             claim,
-            lambda connection: claims.end(connection, claim, failure, log_path, self._policy),
-            settled=lambda connection: claims.ended_before(connection, claim, failure),
+            lambda connection: endings.end(connection, claim, failure, log_path, self._policy),
+            settled=lambda connection: endings.ended_before(connection, claim, failure),
+        )
+
+    def lose_worker(self, claim: Claim, failure: Failure, *, worker: str) -> TrialState:
+        """Charge the loss of one of several workers; the attempt goes on with the others.
+
+        Raises:
+            Fenced: If somebody else owns the trial now; nothing is written.
+        """
+        return self._write.guarded(
+            claim,
+            lambda connection: endings.lose(connection, claim, failure, worker, self._policy),
+            settled=lambda connection: endings.ended_before(connection, claim, failure, worker),
+        )
+
+    def prune(self, lease: Lease, trial_id: int, evidence: str) -> bool:
+        """Give up a trial that racing has beaten; False if it is over already.
+
+        Raises:
+            Fenced: If another controller has taken over.
+            StoreError: If the trial is a baseline.
+        """
+        return self._write.guarded(
+            lease, lambda connection: endings.prune(connection, lease, trial_id, evidence)
         )
 
     def retry(
@@ -187,3 +252,7 @@ class SqlStore:
     def close(self) -> None:
         """Let go of connections."""
         self._engines.dispose()
+
+    def _read(self, work: Callable[[Connection], T]) -> T:
+        with one_line(self.url), self._engines.read.begin() as connection:
+            return work(connection)

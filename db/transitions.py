@@ -32,18 +32,25 @@ TRANSITIONS: frozenset[tuple[TrialState | None, TrialState, Actor]] = frozenset(
     {
         (None, _P, Actor.PLANNER),
         (None, TrialState.SKIPPED, Actor.PLANNER),
+        (None, TrialState.SUCCEEDED, Actor.PLANNER),
         (_P, _R, Actor.CONTROLLER),
         (_R, _P, Actor.CONTROLLER),
+        (_P, TrialState.PRUNED, Actor.CONTROLLER),
+        (_R, TrialState.PRUNED, Actor.CONTROLLER),
         (_R, _P, Actor.OWNER),
+        (_R, _R, Actor.OWNER),
         (_R, TrialState.SUCCEEDED, Actor.OWNER),
         (_R, TrialState.FAILED, Actor.OWNER),
-        (_R, TrialState.PRUNED, Actor.OWNER),
         (_P, TrialState.CANCELLED, Actor.USER),
         (_R, TrialState.CANCELLED, Actor.USER),
         *((state, _P, Actor.USER) for state in _ENDED_BADLY),
     }
 )
-"""Every legal move (from, to, by whom); from None is the trial's creation."""
+"""Every legal move (from, to, by whom).
+
+From None is the trial's creation: SUCCEEDED if its results are another sweep's. From RUNNING to
+RUNNING an attempt goes on after one of its workers was lost.
+"""
 
 
 def sources(to: TrialState, by: Actor) -> tuple[TrialState, ...]:
@@ -113,7 +120,7 @@ class Standing:
     """What a trial has used of its budgets, and where that leaves it.
 
     Attributes:
-        state: PENDING if it is tried again, FAILED if not.
+        state: PENDING if it is tried again, RUNNING if the attempt goes on, FAILED if neither.
         failures: Failures charged so far.
         losses: Losses charged so far.
         batch_scale: Factor on batch sizes for the next attempt.
@@ -152,7 +159,7 @@ def after(reason: EndReason, retryable: bool, now: Standing, policy: RetryPolicy
             return _charge_failure(now, policy)
         case Consequence.COUNT_LOSS:
             losses = now.losses + 1
-            return replace(now, losses=losses, state=_left(losses <= policy.max_lost))
+            return replace(now, losses=losses, state=_left(losses <= policy.max_lost, _P))
         case Consequence.HALVE_BATCH:
             half = now.batch_scale / 2
             if half < policy.smallest_batch_scale:
@@ -160,6 +167,27 @@ def after(reason: EndReason, retryable: bool, now: Standing, policy: RetryPolicy
             return replace(now, batch_scale=half)
         case None:
             raise StoreError(f"an attempt cannot end as {reason} without its last unit")
+
+
+def after_loss(reason: EndReason, now: Standing, policy: RetryPolicy) -> Standing:
+    """Where a trial stands after one of an attempt's workers was lost while others go on.
+
+    Args:
+        reason: How it was lost; what charges nothing at an attempt's end charges nothing here.
+        now: What had been used before; its `state` and `delay_s` are not looked at.
+        policy: The budgets; whatever it was, a lost worker is charged to that of losses.
+
+    Raises:
+        StoreError: If the reason is OK: that is no loss.
+    """
+    now = replace(now, state=TrialState.RUNNING, delay_s=0.0)
+    match CONSEQUENCES.get(reason):
+        case None:
+            raise StoreError(f"a worker cannot be lost as {reason}")
+        case Consequence.REQUEUE:
+            return now
+    losses = now.losses + 1
+    return replace(now, losses=losses, state=_left(losses <= policy.max_lost, TrialState.RUNNING))
 
 
 def backoff(failures: int, policy: RetryPolicy) -> float:
@@ -183,5 +211,5 @@ def _charge_failure(now: Standing, policy: RetryPolicy) -> Standing:
     return replace(now, failures=failures, delay_s=backoff(failures, policy))
 
 
-def _left(budget_left: bool) -> TrialState:
-    return TrialState.PENDING if budget_left else TrialState.FAILED
+def _left(budget_left: bool, goes_on: TrialState) -> TrialState:
+    return goes_on if budget_left else TrialState.FAILED
