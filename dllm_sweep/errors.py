@@ -112,13 +112,21 @@ class LeaseHeld(StoreError):
         process_started_s: Start time of that process in seconds since its host booted; it tells
             a living holder from another process that got the same id.
         expires_in_s: Seconds until the lease runs out unless it is renewed.
+        until_s: When it runs out by the database's clock: changes with every renewal.
     """
 
     def __init__(
-        self, sweep: str, host: str, pid: int, process_started_s: float, expires_in_s: float
+        self,
+        sweep: str,
+        host: str,
+        pid: int,
+        process_started_s: float,
+        expires_in_s: float,
+        until_s: float = 0.0,
     ) -> None:
         self.sweep, self.host, self.pid = sweep, host, pid
         self.process_started_s, self.expires_in_s = process_started_s, expires_in_s
+        self.until_s = until_s
         super().__init__(
             f"sweep {sweep!r} is being run by process {pid} on {host}"
             f" (its lease runs out in {max(expires_in_s, 0):.0f} s);"
@@ -133,6 +141,7 @@ class LeaseHeld(StoreError):
             self.pid,
             self.process_started_s,
             self.expires_in_s,
+            self.until_s,
         )
 
 

@@ -3,51 +3,89 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import json
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dllm_sweep import process
+from dllm_sweep import cluster, preflight, process, shipping
 from dllm_sweep.controller import LEASE_S, Controller, RunSummary, Stop
 from dllm_sweep.errors import ClusterError, Fenced, LeaseHeld
+from dllm_sweep.outfit import Outfit
 from dllm_sweep.progress import Display, display
-from dllm_sweep.records import Demand, Holder, Lease, TrialState
-from dllm_sweep.workers import files
-from dllm_sweep.workers.messages import WorkerOptions
+from dllm_sweep.racing import Race
+from dllm_sweep.records import Holder, Lease, TrialRow, TrialState
 
 if TYPE_CHECKING:
     from dllm_sweep.db.interface import Store
+    from dllm_sweep.db.store import SqlStore
+    from dllm_sweep.spec import TrialSpec
     from dllm_sweep.sweep_entries import Resources
+    from dllm_sweep.workers.ray_pool import RayPool
+    from dllm_sweep.workers.store_actor import StoreLink
 
-_CPU_WORKER_BYTES = 2**30
-_GPU_BATCH, _CPU_BATCH = 32, 16
-_OBJECT_STORE_BYTES = 80 * 2**20
-"""Ray's smallest: nothing large travels through Ray here, and it would take 30 % of memory."""
+_OPEN = (TrialState.PENDING, TrialState.RUNNING)
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How to run, apart from what.
+    """How to run, apart from what. What is None here comes from the sweep file's `resources`.
 
     Attributes:
         address: `local` for a Ray of our own, `auto` for the cluster this machine belongs to,
-            or a cluster's address.
-        gpus_per_trial: GPUs of one worker, fractions allowed; on a cluster without GPUs the
-            workers run on CPUs. 0 asks for CPUs.
-        cpus_per_trial: Cores of one worker; None shares the cores evenly.
-        actors: Number of workers; None is as many as the cluster carries.
-        batch_size: Sequences in one forward pass; None is the device's default.
+            `HOST:PORT` or `ray://HOST:10001` for another one.
+        gpus_per_trial: GPUs of one worker, fractions allowed; 0 asks for CPUs. If the file says
+            nothing either, one where there are any.
+        cpus_per_trial: Cores of one worker; by default CPU workers share the cores evenly.
+        actors: Most workers at a time; None is as many as the cluster carries.
+        batch_size: Sequences in one forward pass; by default what suits the device.
         takeover: Take the sweep from another controller, even if it lives.
+        race: Give up trials whose scores have collapsed.
+        files: Folder, or URL of a folder, for logs, answers and weights; None is beside the store.
+        idle_s: Seconds after which a worker that nothing is left for is let go.
+        log_format: `text` or `json`.
+        metrics_port: Where to serve metrics; None is nowhere.
+        metrics_host: The address that they are served on.
+        bench: What does the work in a worker, `module:Class`.
     """
 
-    address: str = "local"
-    gpus_per_trial: float = 1.0
+    address: str = cluster.LOCAL
+    gpus_per_trial: float | None = None
     cpus_per_trial: float | None = None
     actors: int | None = None
     batch_size: int | None = None
     takeover: bool = False
+    race: bool = False
+    files: str | None = None
+    idle_s: float = 60.0
+    log_format: str = "text"
+    metrics_port: int | None = None
+    metrics_host: str = "127.0.0.1"
+    bench: str = "dllm_sweep.workers.trial:Workbench"
+
+    @property
+    def resources(self) -> Resources:
+        """What is asked for here, in the sweep file's words."""
+        from dllm_sweep.sweep_entries import Resources
+
+        return Resources(
+            gpus=self.gpus_per_trial, cpus=self.cpus_per_trial, batch_size=self.batch_size
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Run:
+    """All that one run is made of."""
+
+    url: str
+    store: SqlStore
+    lease: Lease
+    options: RunOptions
+    shown: Display
+    stop: Stop
 
 
 def run_sweep(store_url: str, sweep: str, options: RunOptions) -> RunSummary:
@@ -60,44 +98,35 @@ def run_sweep(store_url: str, sweep: str, options: RunOptions) -> RunSummary:
 
     Raises:
         LeaseHeld: If another controller runs this sweep.
-        ClusterError: If Ray does not come up or cannot place a worker.
+        ClusterError: If Ray does not come up, or can never place a worker that a trial needs.
         StoreError: If the store cannot be reached.
     """
     from dllm_sweep.db.connect import open_store
 
+    _refuse_file_from_outside(store_url, options.address)
     store = open_store(store_url)
-    shown, stop = display(), Stop()
+    shown = display(
+        options.log_format,
+        sweep=sweep,
+        metrics_port=options.metrics_port,
+        metrics_host=options.metrics_host,
+    )
+    stop = Stop()
     lease = _take_lease(store, sweep, takeover=options.takeover)
+    run = _Run(url=store_url, store=store, lease=lease, options=options, shown=shown, stop=stop)
     try:
         # Ray swallows a Ctrl-C while it starts, and puts handlers of its own in place.
         with (
             _signals(_interrupted(stop, shown)),
-            _ray(options.address),
+            cluster.connected(options.address),
             _signals(_interrupted(stop, shown)),
-            _writer(store, store_url) as writer,
         ):
-            return _run(writer, store_url, lease, options, shown, stop)
+            return _on_cluster(run)
     finally:
         # Whoever has taken the sweep over meanwhile has ended our attempts already.
         with contextlib.suppress(Fenced):
             store.release_lease(lease)
         store.close()
-
-
-def options_for(resources: Resources, given: Mapping[str, Any]) -> RunOptions:
-    """Say how to run: what was given, else what the sweep file's `resources` say.
-
-    Args:
-        resources: The sweep file's.
-        given: Fields of `RunOptions`; None stands for not given.
-    """
-    written = {
-        "gpus_per_trial": resources.gpus,
-        "cpus_per_trial": resources.cpus,
-        "batch_size": resources.batch_size,
-    }
-    told = {name: value for name, value in given.items() if value is not None}
-    return RunOptions(**{k: v for k, v in written.items() if v is not None} | told)
 
 
 def launch(file: str | Path, *, store: str | Path | None = None, **options: Any) -> RunSummary:
@@ -117,150 +146,109 @@ def launch(file: str | Path, *, store: str | Path | None = None, **options: Any)
     from dllm_sweep.stored import resolve_store
     from dllm_sweep.sweep_file import read
 
-    sweep_file = read(Path(file))
-    plan = make_plan(sweep_file)
+    plan = make_plan(read(Path(file)))
     address = resolve_store(None if store is None else str(store))
     opened = open_store(address)
     try:
         opened.plan_sweep(plan.name, plan.source, plan.trials)
     finally:
         opened.close()
-    return run_sweep(address, plan.name, options_for(sweep_file.resources, options))
+    return run_sweep(address, plan.name, RunOptions(**options))
 
 
-def _run(
-    store: Store, url: str, lease: Lease, options: RunOptions, shown: Display, stop: Stop
-) -> RunSummary:
-    from dllm_sweep.workers.ray_pool import RayPool
+def _on_cluster(run: _Run) -> RunSummary:
+    """Look at the cluster, start workers, and hand over to the controller."""
+    from dllm_sweep.db.patience import patient
+    from dllm_sweep.workers import capacity
 
-    trials = [t for t in store.trials(lease.sweep_id) if t.state is TrialState.PENDING]
-    size, demand = shape(options, len(trials), _capacity())
-    if options.gpus_per_trial and not demand.gpus:
-        shown.note("no GPU here: running on CPUs")
-    device = "cuda" if demand.gpus else "cpu"
-    batch = options.batch_size or (_GPU_BATCH if demand.gpus else _CPU_BATCH)
-    worker = WorkerOptions(
-        files=files.root_for(url), device=device, threads=int(demand.cpus) or 1, batch_size=batch
-    )
-    pool = RayPool(size=size, demand=demand, store=store, options=worker)
+    _look_at_machines(run)
+    kinds = () if run.options.address == cluster.LOCAL else capacity.startable()
+    outfit = _outfit(run, capacity.machines(kinds))
+    preflight.check_demands(outfit.demands, outfit.machines)
+    link = _link(run.url)
+    store = patient(link.open(), tell=run.shown.note, stop=lambda: run.stop.now)
+    store.renew_lease(run.lease, seconds=LEASE_S)
+    pool = _pool(run, link, outfit, kinds)
     try:
-        return Controller(store=store, pool=pool, lease=lease, display=shown, stop=stop).run()
+        return Controller(
+            store=store,
+            pool=pool,
+            lease=run.lease,
+            display=run.shown,
+            stop=run.stop,
+            demand_of=outfit.demand_of,
+            race=Race() if run.options.race else None,
+            history=store.unit_times(),
+        ).run()
     finally:
         pool.close()
 
 
-def _take_lease(store: Store, sweep: str, *, takeover: bool) -> Lease:
-    holder = process.this_process()
-    try:
-        return store.take_lease(sweep, holder, seconds=LEASE_S, takeover=takeover)
-    except LeaseHeld as held:
-        # A killed controller cannot give its lease back; there is no need to wait for it here.
-        last = Holder(host=held.host, pid=held.pid, process_started_s=held.process_started_s)
-        if not process.is_gone(last):
-            raise
-    return store.take_lease(sweep, holder, seconds=LEASE_S, takeover=True)
-
-
-@contextlib.contextmanager
-def _ray(address: str) -> Iterator[None]:
-    import ray
-
-    shared: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    own = {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
-    try:
-        ray.init(address=address, **shared, **(own if address == "local" else {}))
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
-        text = " ".join(str(error).split())
-        raise ClusterError(
-            f"Ray at {address!r} cannot be reached: {text}; start one with `ray start --head`,"
-            " or leave --address out to run on this machine"
-        ) from error
-    # Ray prints why a worker died in many lines of its own, whatever `log_to_driver` says; the
-    # controller says it in one.
-    ray._private.worker.print_to_stdstream = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-@contextlib.contextmanager
-def _writer(store: Store, url: str) -> Iterator[Store]:
-    """The store as workers reach it: through its single writer if it is a SQLite file."""
-    if not url.startswith("sqlite"):
-        yield store
+def _look_at_machines(run: _Run) -> None:
+    """Make sure that all machines have the same versions, this code, and a way to the store."""
+    if run.options.address == cluster.LOCAL:
         return
-    from dllm_sweep.workers.store_actor import start_store_actor
-
-    yield start_store_actor(url)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Capacity:
-    """What a Ray cluster has: in all, and the cores of its largest machine."""
-
-    cpus: float
-    gpus: float
-    memory_bytes: float
-    largest_cpus: float
+    server = None if run.url.startswith("sqlite") else run.url
+    found = preflight.reports(server)
+    preflight.check_versions(found)
+    if not preflight.code_is_there(found):
+        run.shown.note("the cluster's machines lack this version of dllm-sweep: sending it")
+        cluster.ship_code(run.options.address)
+        found = preflight.reports(server)
+        if not preflight.code_is_there(found):
+            raise ClusterError("the machines do not run the code that was sent to them")
+    preflight.check_store(found)
 
 
-def _capacity() -> Capacity:
-    import ray
+def _outfit(run: _Run, machines: Any) -> Outfit:
+    from dllm_sweep.demands import resources_of
 
-    has = ray.cluster_resources()
-    machines = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    return Capacity(
-        cpus=has.get("CPU", 0.0),
-        gpus=has.get("GPU", 0.0),
-        memory_bytes=has.get("memory", _CPU_WORKER_BYTES),
-        largest_cpus=max((machine.get("CPU", 0.0) for machine in machines), default=0.0),
+    row = run.store.sweep(run.lease.sweep)
+    trials: tuple[TrialRow, ...] = run.store.trials(row.id)
+    return Outfit(
+        given=run.options.resources,
+        written=resources_of(row.source),
+        machines=machines,
+        trials=[trial for trial in trials if trial.state in _OPEN],
+        limit=run.options.actors,
     )
 
 
-def shape(options: RunOptions, trials: int, has: Capacity) -> tuple[int, Demand]:
-    """How many workers of what size: what the cluster carries, no more than there are trials.
+def _link(url: str) -> StoreLink:
+    """How workers reach the store: a SQLite file through its single writer."""
+    from dllm_sweep.workers.store_actor import DirectLink, start_writer
 
-    A CPU worker gets an even share of the cores, but never more than one machine has; a GPU
-    worker gets one core unless `options` say otherwise.
-
-    Raises:
-        ClusterError: If the cluster cannot carry a single worker.
-    """
-    gpus = options.gpus_per_trial if has.gpus else 0.0
-    least = options.cpus_per_trial or 1.0
-    if gpus > has.gpus or least > has.largest_cpus:
-        raise ClusterError(
-            f"a trial asks for {gpus:g} GPUs and {least:g} CPUs, the cluster has {has.gpus:g} GPUs"
-            f" and at most {has.largest_cpus:g} CPUs on a machine; ask for less with"
-            " --gpus-per-trial and --cpus-per-trial"
-        )
-    by_device = has.gpus / gpus if gpus else has.cpus / least
-    by_memory = has.memory_bytes / _CPU_WORKER_BYTES
-    size = max(1, min(options.actors or trials, int(by_device), int(by_memory)))
-    share = 1.0 if gpus else min(max(1.0, has.cpus // size), has.largest_cpus)
-    return size, Demand(cpus=options.cpus_per_trial or share, gpus=gpus)
+    return start_writer(url) if url.startswith("sqlite") else DirectLink(url)
 
 
-def _interrupted(stop: Stop, shown: Display) -> Callable[[int, object], None]:
-    """A signal handler: the first signal drains, the second gives the trials back at once."""
+def _pool(run: _Run, link: StoreLink, outfit: Outfit, kinds: Any) -> RayPool:
+    from dllm_sweep.sharing import shared_weights
+    from dllm_sweep.workers import files, transfer
+    from dllm_sweep.workers.ray_pool import RayPool
 
-    def handle(_signal: int, _frame: object) -> None:
-        if stop.drain:
-            stop.now = True
-            shown.note("stopping now; unfinished units run again with `dllm-sweep resume`")
-            return
-        stop.drain = True
-        shown.note("finishing the units in flight; press Ctrl-C again to stop at once")
+    here, remote = files.roots(run.options.files, run.url)
+    options, on_cluster = run.options, run.options.address != cluster.LOCAL
+    peers = f"dllm-sweep-{run.lease.sweep_id}-{run.lease.epoch}"
+    hands_over = on_cluster and not remote
+    read = functools.cache(shipping.read)
 
-    return handle
+    def files_of(trial: TrialSpec) -> tuple[shipping.ShippedFile, ...]:
+        return tuple(map(read, shipping.paths_of(trial)))
 
-
-@contextlib.contextmanager
-def _signals(handler: Callable[[int, object], None]) -> Iterator[None]:
-    kept = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in kept.items():
-            signal.signal(number, old)
+    pool = RayPool(
+        link=link,
+        options_for=functools.partial(
+            outfit.options_for,
+            files=here,
+            bench=options.bench,
+            remote=remote,
+            peers=peers if hands_over else "",
+            kept=shared_weights(_specs(run)),
+        ),
+        on_node=(lambda node: transfer.serve(peers, node, here)) if hands_over else _nothing,
+        files_of=files_of if on_cluster else _nothing_travels,
+        limit=options.actors,
+        idle_s=options.idle_s,
+        kinds=kinds,
+    )
+    return pool

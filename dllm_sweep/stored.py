@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from dllm_sweep.errors import UnknownName
@@ -18,12 +19,47 @@ def resolve_store(url: str | None) -> str:
         StoreError: If it is no store's address.
     """
     from dllm_sweep.db.connect import DEFAULT_STORE, STORE_VARIABLE
+
+    return beside(url or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE, Path.cwd())
+
+
+def preferred(given: str | None, written: str | None) -> str | None:
+    """The store to use: the one given, else the environment's, else the one a sweep file names.
+
+    None stands for the default.
+    """
+    from dllm_sweep.db.connect import STORE_VARIABLE
+
+    return given or os.environ.get(STORE_VARIABLE) or written
+
+
+def without_passwords(text: str) -> str:
+    """A text with the passwords taken out of all addresses (`NAME://USER:PASSWORD@...`) in it."""
+    return _PASSWORD_OPTION.sub("", _PASSWORD.sub(r"\1@", text))
+
+
+def holds_password(address: str | None) -> bool:
+    """Whether a store's address holds a password."""
     from dllm_sweep.db.engines import parse_url
 
-    address = parse_url(url or os.environ.get(STORE_VARIABLE) or DEFAULT_STORE)
-    if address.drivername == "sqlite":
-        address = address.set(database=str(Path(str(address.database)).absolute()))
-    return address.render_as_string(hide_password=False)
+    if address is None:
+        return False
+    url = parse_url(address)
+    return url.password is not None or any("password" in option for option in url.query)
+
+
+def beside(address: str, folder: Path) -> str:
+    """A store's whole address, where a file's path that is relative starts in `folder`."""
+    from dllm_sweep.db.engines import parse_url
+
+    url = parse_url(address)
+    if url.drivername == "sqlite":
+        url = url.set(database=str(folder / str(url.database)))
+    return url.render_as_string(hide_password=False)
+
+
+_PASSWORD = re.compile(r"(://[^\s:/@'\"]*):[^\s'\"]*@")
+_PASSWORD_OPTION = re.compile(r"(?<=[?&])\w*password=[^&\s'\"#]*&?", re.IGNORECASE)
 
 
 def store_is_new(address: str) -> bool:

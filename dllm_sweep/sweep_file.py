@@ -7,8 +7,6 @@ or raises one SweepFileError with all problems, each with its line.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -17,11 +15,11 @@ from pydantic import (
     BeforeValidator,
     Field,
     PrivateAttr,
+    SecretStr,
     Strict,
     ValidationError,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from dllm_sweep.errors import InputError, SweepFileError
@@ -31,6 +29,7 @@ from dllm_sweep.spec import (
     QuantScheme,
     TaskSpec,
 )
+from dllm_sweep.stored import beside, holds_password, without_passwords
 from dllm_sweep.sweep_entries import (
     CalibrationEntry,
     Count,
@@ -44,30 +43,13 @@ from dllm_sweep.sweep_entries import (
     TaskEntry,
 )
 from dllm_sweep.sweep_problems import Finding, explain, refuse
+from dllm_sweep.sweep_rules import Rules, listed
 from dllm_sweep.yaml_places import YamlProblems, load
-
-AXES = {
-    "model": "models",
-    "method": "methods",
-    "scheme": "schemes",
-    "calibration": "calibration",
-    "seed": "seeds",
-}
-"""The axes of the grid as rules call them, and the file's keys that span them."""
 
 
 def _entry(key: str) -> BeforeValidator:
     """Let a bare text stand for a mapping with only `key`."""
     return BeforeValidator(lambda value: {key: value} if isinstance(value, str) else value)
-
-
-def _listed(value: Any) -> Any:
-    """Let one thing stand for a list of it."""
-    return [value] if isinstance(value, str | dict | int) else value
-
-
-def _pattern(value: Any) -> Any:
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
 
 def _scheme_exists(value: str) -> str:
@@ -93,14 +75,6 @@ def _nearest_scheme(text: str) -> str | None:
         return None
 
 
-Patterns = Annotated[
-    tuple[Annotated[str, BeforeValidator(_pattern)], ...],
-    Strict(False),
-    BeforeValidator(_listed),
-    Field(min_length=1),
-]
-
-
 def _switch(value: Any) -> Any:
     """Let `false` switch something off and `true` switch it on as it is by default."""
     return {True: {}, False: None}[value] if isinstance(value, bool) else value
@@ -113,69 +87,16 @@ NamedTask = Annotated[TaskEntry, _entry("name")]
 SchemeName = Annotated[str, AfterValidator(_scheme_exists)]
 
 
-class Rule(Entry):
-    """Which points of the grid are meant: each key that is written must match."""
+def _store_is_an_address(value: SecretStr | None) -> SecretStr | None:
+    if value is not None:
+        from dllm_sweep.db.engines import parse_url
+        from dllm_sweep.errors import StoreError
 
-    model: Patterns | None = None
-    method: Patterns | None = None
-    scheme: Patterns | None = None
-    calibration: Patterns | None = None
-    seed: Patterns | None = None
-
-    @model_validator(mode="after")
-    def _says_something(self) -> Rule:
-        if not self.axes:
-            refuse([Finding((), f"is an empty rule: name one of {', '.join(AXES)}")])
-        return self
-
-    @property
-    def axes(self) -> dict[str, tuple[str, ...]]:
-        """The patterns that are written, by axis."""
-        return {axis: patterns for axis, patterns in self if patterns is not None}
-
-    def matches(self, names: Mapping[str, tuple[str, ...]]) -> bool:
-        """Whether every axis of the rule matches one of a point's names on that axis."""
-        return all(
-            any(_matches(axis, pattern, names[axis]) for pattern in patterns)
-            for axis, patterns in self.axes.items()
-        )
-
-
-def _matches(axis: str, pattern: str, names: tuple[str, ...]) -> bool:
-    """Whether a pattern (`*` and `?` are wild) matches one of the names on an axis."""
-    if axis == "scheme":
-        pattern = _canonical_scheme(pattern)
-    return any(fnmatchcase(name, pattern) for name in names)
-
-
-def _canonical_scheme(text: str) -> str:
-    try:
-        return str(QuantScheme.parse(text))
-    except InputError:
-        return text
-
-
-def names_of(value: ModelEntry | MethodEntry | CalibrationEntry | str | int) -> tuple[str, ...]:
-    """What rules may call one value of an axis."""
-    return (str(value),) if isinstance(value, str | int) else value.names
-
-
-def _rule_meets_grid(rule: Rule, info: ValidationInfo) -> Rule:
-    """Refuse a pattern that matches nothing: it is a slip of the pen."""
-    findings = []
-    for axis, patterns in rule.axes.items():
-        names = [name for value in info.data.get(AXES[axis], ()) for name in names_of(value)]
-        known = ", ".join(dict.fromkeys(names))
-        findings += [
-            Finding((axis,), f"{pattern!r} matches nothing in {AXES[axis]} (there are: {known})")
-            for pattern in patterns
-            if names and not _matches(axis, pattern, tuple(names))
-        ]
-    refuse(findings)
-    return rule
-
-
-Rules = Annotated[tuple[Annotated[Rule, AfterValidator(_rule_meets_grid)], ...], Strict(False)]
+        try:
+            parse_url(value.get_secret_value())
+        except StoreError as error:
+            refuse([Finding((), str(error))])
+    return value
 
 
 class SweepFile(Entry):
@@ -188,7 +109,7 @@ class SweepFile(Entry):
         default=(), validate_default=True
     )
     calibration: Annotated[
-        tuple[NamedText, ...], Strict(False), BeforeValidator(_listed), Field(min_length=1)
+        tuple[NamedText, ...], Strict(False), BeforeValidator(listed), Field(min_length=1)
     ] = Field(default=({},), validate_default=True)
     seeds: Annotated[tuple[Seed, ...], Strict(False), Field(min_length=1)] = (0,)
     tasks: Annotated[tuple[NamedTask, ...], Strict(False), Field(min_length=1)]
@@ -202,6 +123,7 @@ class SweepFile(Entry):
     include: Rules = ()
     exclude: Rules = ()
     resources: Resources = Resources()
+    store: Annotated[SecretStr | None, AfterValidator(_store_is_an_address)] = None
     _folder: Path = PrivateAttr(default=Path())
     _text: str = PrivateAttr(default="")
 
@@ -233,8 +155,16 @@ class SweepFile(Entry):
 
     @property
     def text(self) -> str:
-        """The file as written."""
+        """The file as written, but for passwords in addresses: it is kept in the store."""
         return self._text
+
+    @property
+    def store_address(self) -> str | None:
+        """The store that the file names, a file's path made absolute; None if it names none.
+
+        It may hold a password: hand it on, never print it.
+        """
+        return None if self.store is None else beside(self.store.get_secret_value(), self._folder)
 
     @property
     def protocol(self) -> ProtocolSpec:
@@ -277,7 +207,10 @@ def parse(text: str, path: Path) -> SweepFile:
         file = SweepFile.model_validate({"name": path.stem} | data, context={"folder": folder})
     except ValidationError as error:
         raise SweepFileError(str(path), explain(error, SweepFile, document)) from None
-    file._folder, file._text = folder, text
+    file._folder, file._text = folder, without_passwords(text)
+    if file.store is not None and holds_password(load(file.text).data["store"]):
+        advice = "write special characters of the password as %40 and the like, all on one line"
+        raise SweepFileError(str(path), [f"line {document.line(('store',))}: store: {advice}"])
     return file
 
 

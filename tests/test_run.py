@@ -1,16 +1,11 @@
 """Who may run a sweep, and what happens when there is nothing to run it on."""
 
-import subprocess
-import sys
-
 import pytest
 
-from dllm_sweep import process
 from dllm_sweep.db.connect import open_store
-from dllm_sweep.errors import ClusterError, LeaseHeld
-from dllm_sweep.process import this_process
+from dllm_sweep.errors import ClusterError
 from dllm_sweep.records import Holder, PlannedTrial
-from dllm_sweep.run import Capacity, RunOptions, _take_lease, options_for, run_sweep, shape
+from dllm_sweep.run import Capacity, RunOptions, options_for, run_sweep, shape
 from dllm_sweep.spec import FULL_PRECISION, ModelRef, ProtocolSpec, TaskSpec, TrialSpec
 from dllm_sweep.sweep_entries import Resources
 
@@ -25,49 +20,6 @@ def store(tmp_path):
     opened.plan_sweep("sweep", "", (PlannedTrial(spec=spec, label="llada-tiny fp"),))
     yield opened
     opened.close()
-
-
-def other_process(code="input()"):
-    return subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
-
-
-def holder_of(pid):
-    return Holder(
-        host=this_process().host, pid=pid, process_started_s=process._started_s(pid) or 0.0
-    )
-
-
-def test_the_lease_of_a_dead_process_is_taken_at_once(store):
-    dead = other_process()
-    held = store.take_lease("sweep", holder_of(dead.pid), seconds=3600)
-    dead.kill()
-    dead.wait()
-    assert _take_lease(store, "sweep", takeover=False).epoch > held.epoch
-
-
-def test_the_lease_of_a_living_process_is_respected_unless_taken_over(store):
-    living = other_process()
-    try:
-        held = store.take_lease("sweep", holder_of(living.pid), seconds=3600)
-        with pytest.raises(LeaseHeld, match=str(living.pid)):
-            _take_lease(store, "sweep", takeover=False)
-        assert _take_lease(store, "sweep", takeover=True).epoch > held.epoch
-    finally:
-        living.communicate()
-
-
-def test_a_process_id_used_again_does_not_keep_the_lease(store):
-    living = other_process()
-    try:
-        earlier = Holder(host=this_process().host, pid=living.pid, process_started_s=1.0)
-        store.take_lease("sweep", earlier, seconds=3600)
-        assert _take_lease(store, "sweep", takeover=False)
-    finally:
-        living.communicate()
-
-
-def test_a_holder_on_another_host_is_never_taken_for_dead():
-    assert not process.is_gone(Holder(host="elsewhere", pid=1, process_started_s=0.0))
 
 
 @pytest.mark.ray

@@ -49,10 +49,11 @@ def launch_command(
     """
     from dllm_sweep.plan import make_plan, standings
     from dllm_sweep.reports.plans import launch_note
-    from dllm_sweep.stored import stored_trials
+    from dllm_sweep.stored import preferred, stored_trials
     from dllm_sweep.sweep_file import read
 
     sweep_file = read(file)
+    store = preferred(store, sweep_file.store_address)
     plan = make_plan(sweep_file)
     before = stored_trials(store, plan.name)
     with any_store(store) as opened:

@@ -22,10 +22,12 @@ def plan_command(file: Path, store: str | None, form: str) -> None:
     from dllm_sweep.plan import make_plan, standings
     from dllm_sweep.reports.listing import show
     from dllm_sweep.reports.plans import listing_of, summary_of
-    from dllm_sweep.stored import stored_trials
+    from dllm_sweep.stored import preferred, stored_trials
     from dllm_sweep.sweep_file import read
 
-    plan = make_plan(read(file))
+    sweep_file = read(file)
+    plan = make_plan(sweep_file)
+    store = preferred(store, sweep_file.store_address)
     found = standings(plan, stored_trials(store, plan.name))
     show(listing_of(found, full=form != "table"), form)
     if form == "table":
