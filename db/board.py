@@ -5,8 +5,9 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from dllm_sweep.db.clock import db_now
+from dllm_sweep.db.claims import waits_s
 from dllm_sweep.db.schema import MetricRow, Trial, UnitRow
+from dllm_sweep.db.transitions import RetryPolicy
 from dllm_sweep.records import Score, TrialRow, TrialState, UnitStanding, UnitTime
 from dllm_sweep.spec import Unit
 
@@ -16,7 +17,7 @@ _CURRENT = (UnitRow.trial_id == Trial.id) & (UnitRow.generation == Trial.generat
 """Units of the weights that a trial's results are measured on."""
 
 
-def trials(connection: Connection, sweep_id: int) -> tuple[TrialRow, ...]:
+def trials(connection: Connection, sweep_id: int, policy: RetryPolicy) -> tuple[TrialRow, ...]:
     """All trials of a sweep, highest priority first, then in planning order."""
     counts = (
         sa.select(
@@ -44,7 +45,7 @@ def trials(connection: Connection, sweep_id: int) -> tuple[TrialRow, ...]:
             sa.func.coalesce(counts.c.units_done, 0).label("units_done"),
             trial.priority,
             trial.estimated_s,
-            (trial.not_before_s - db_now()).label("ready_in_s"),
+            waits_s(policy).label("ready_in_s"),
             trial.scheme,
             trial.is_baseline,
         )

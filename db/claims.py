@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection, Row
 from dllm_sweep.db.clock import db_now
 from dllm_sweep.db.history import end_attempts, lock, move
 from dllm_sweep.db.schema import ArtifactRow, Attempt, Sweep, Trial, UnitRow
-from dllm_sweep.db.transitions import Actor, sources
+from dllm_sweep.db.transitions import Actor, RetryPolicy, sources
 from dllm_sweep.errors import InputError
 from dllm_sweep.records import (
     Artifact,
@@ -25,7 +25,12 @@ from dllm_sweep.spec import TrialSpec, Unit, from_json
 
 
 def claim(
-    connection: Connection, lease: Lease, trial_id: int, claim_id: str, host: HostInfo
+    connection: Connection,
+    lease: Lease,
+    trial_id: int,
+    claim_id: str,
+    host: HostInfo,
+    policy: RetryPolicy,
 ) -> Claim | None:
     """Take a PENDING trial for one attempt; None if it cannot be taken (any more)."""
     this = sa.and_(Trial.id == trial_id, Trial.sweep_id == lease.sweep_id)
@@ -34,7 +39,7 @@ def claim(
     paused = sa.exists().where(Sweep.id == Trial.sweep_id, Sweep.paused)
     taken = move(
         connection,
-        sa.and_(this, Trial.not_before_s <= db_now(), ~paused),
+        sa.and_(this, waits_s(policy) <= 0, ~paused),
         TrialState.PENDING,
         TrialState.RUNNING,
         Actor.CONTROLLER,
@@ -48,6 +53,12 @@ def claim(
         return None
     _put_attempt(connection, trial_id, host)
     return _claim_of(connection, trial_id, claim_id)
+
+
+def waits_s(policy: RetryPolicy) -> sa.ColumnElement[float]:
+    """Seconds until a trial may be claimed: `transitions.waits_s` in SQL."""
+    left_s = Trial.not_before_s - db_now()
+    return sa.case((left_s <= policy.backoff_cap_s, left_s), else_=0.0)
 
 
 def retry(

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from dllm_sweep.db.clock import db_now
 from dllm_sweep.db.history import end_attempts, lock, move
@@ -112,7 +111,7 @@ def refuse_pruning(is_baseline: bool, label: str) -> None:
 
 def _standing(connection: Connection, owned: Claim) -> Standing:
     columns = Trial.failures, Trial.losses, Trial.batch_scale
-    row: Row[Any] = connection.execute(sa.select(*columns).where(Trial.id == owned.trial_id)).one()
+    row = connection.execute(sa.select(*columns).where(Trial.id == owned.trial_id)).one()
     return Standing(failures=row.failures, losses=row.losses, batch_scale=row.batch_scale)
 
 

@@ -6,12 +6,13 @@ from collections.abc import Iterable
 
 from dllm_sweep.db.memory_rows import MemoryTrial
 from dllm_sweep.db.result_rows import finite
+from dllm_sweep.db.transitions import RetryPolicy, waits_s
 from dllm_sweep.records import Score, TrialRow, TrialState, UnitResult, UnitStanding, UnitTime
 
 _OPEN = (TrialState.PENDING, TrialState.RUNNING)
 
 
-def trial_row(trial: MemoryTrial, now_s: float) -> TrialRow:
+def trial_row(trial: MemoryTrial, now_s: float, policy: RetryPolicy) -> TrialRow:
     """A trial as it stands."""
     spec = trial.plan.spec
     return TrialRow(
@@ -27,7 +28,7 @@ def trial_row(trial: MemoryTrial, now_s: float) -> TrialRow:
         units_done=len(trial.done),
         priority=trial.plan.priority,
         estimated_s=trial.plan.estimated_s,
-        ready_in_s=trial.ready_at_s - now_s,
+        ready_in_s=waits_s(trial.ready_at_s, now_s, policy),
         scheme=str(spec.scheme),
         is_baseline=spec.is_baseline,
     )

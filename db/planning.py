@@ -58,6 +58,8 @@ def plan(
     if not new:
         return sweep_id
     legal = [key for key, trial in new.items() if trial.skip_reason is None]
+    for key in legal:
+        planned_units(new[key])
     found = reuse.sources(connection, sweep_id, legal) if reuse_results else {}
     before = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(Trial.id), 0))) or 0
     _put_protocols(connection, new.values())

@@ -212,7 +212,7 @@ def _merge_shards(connection: Connection, trial: Row[Any], unit: Unit) -> None:
     if connection.execute(waiting).first() is not None:
         return
     part = ShardScoreRow.__table__.c
-    query = sa.select(part).where(
+    query = sa.select(ShardScoreRow.__table__).where(
         part.trial_id == trial.id,
         part.generation == trial.generation,
         part.unit_key.in_(sa.select(UnitRow.unit_key).where(*of_task)),

@@ -75,7 +75,8 @@ def sources(connection: Connection, sweep_id: int, keys: Sequence[str]) -> dict[
             .where(Trial.sweep_id != sweep_id)
             .order_by(Trial.id.desc())
         )
-        found |= {key: Origin(*origin) for key, *origin in connection.execute(query)}
+        for key, trial_id, sweep, weights, finished_s in connection.execute(query):
+            found[key] = Origin(trial_id, sweep, weights, finished_s)
     return found
 
 
@@ -90,7 +91,7 @@ def copy_results(connection: Connection, sweep_id: int, after_id: int) -> None:
     new, old = Trial.__table__.alias("new"), Trial.__table__.alias("old")
     for model in _COPIED:
         table = model.__table__
-        changed = {"trial_id": new.c.id, "generation": sa.literal(0)}
+        changed: dict[str, Any] = {"trial_id": new.c.id, "generation": sa.literal(0)}
         if model is UnitRow:
             # No attempt of the new trial made it.
             changed["attempt"] = sa.null()

@@ -74,7 +74,7 @@ class SqlStore:
 
     def trials(self, sweep_id: int) -> tuple[TrialRow, ...]:
         """All trials of a sweep, highest priority first, then in planning order."""
-        return self._read(lambda connection: board.trials(connection, sweep_id))
+        return self._read(lambda connection: board.trials(connection, sweep_id, self._policy))
 
     def units(self, sweep_id: int) -> tuple[UnitStanding, ...]:
         """All units of a sweep's PENDING and RUNNING trials, in the order in which they run."""
@@ -133,7 +133,9 @@ class SqlStore:
         """
         return self._write.guarded(
             lease,
-            lambda connection: claims.claim(connection, lease, trial_id, claim_id, host),
+            lambda connection: claims.claim(
+                connection, lease, trial_id, claim_id, host, self._policy
+            ),
         )
 
     def beat(self, claim: Claim, worker: str, log: str = "", *, number: int = 0) -> None:
@@ -248,6 +250,14 @@ class SqlStore:
     def progress(self, sweep: str | None = None) -> Table:
         """The view `progress` of one sweep or of all."""
         return reads.progress(self._engines, sweep)
+
+    def reading(self, work: Callable[[Connection], T]) -> T:
+        """Run `work` on a connection that cannot write, for the other modules of this folder."""
+        return self._read(work)
+
+    def writing(self, work: Callable[[Connection], T]) -> T:
+        """Run `work`, which must be safe to repeat, in one write transaction, for the same."""
+        return self._write.run(work)
 
     def close(self) -> None:
         """Let go of connections."""

@@ -197,6 +197,16 @@ def backoff(failures: int, policy: RetryPolicy) -> float:
     return min(doubled, policy.backoff_cap_s)
 
 
+def waits_s(not_before_s: float, now_s: float, policy: RetryPolicy) -> float:
+    """Seconds until a trial that waits until `not_before_s` may be claimed; 0 or less if now.
+
+    No pause is longer than the longest: a time that is farther away was written before the clock
+    was set back.
+    """
+    left_s = not_before_s - now_s
+    return left_s if left_s <= policy.backoff_cap_s else 0.0
+
+
 def reason_text(failure: Failure) -> str:
     """One line that says why an attempt failed, for the trial's row."""
     message = failure.message.strip().splitlines()
