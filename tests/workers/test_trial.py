@@ -1,11 +1,15 @@
 """Workbench on the embedded model: what is restored from a file is what was quantized."""
 
+import pickle
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
 
 from dllm_sweep.errors import QuantizationError
-from dllm_sweep.spec import Unit
+from dllm_sweep.sharing import quantization_key
+from dllm_sweep.spec import CalibrationSpec, QuantScheme, Unit
 from dllm_sweep.workers import files
 from dllm_sweep.workers.failures import WeightsLost
 from dllm_sweep.workers.trial import Workbench
@@ -24,6 +28,167 @@ class Broken(Rtn):
         next(iter(model.linears().values())).weight.data[0, 0] = float("nan")
         return report
 """
+
+
+COUNTED = """
+from dataclasses import dataclass
+from pathlib import Path
+from dllm_sweep.methods.rtn import Rtn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Counted(Rtn):
+    def quantize(self, model, scheme, calibration, *, seed=0, progress=lambda done, total: None):
+        with Path(__file__).with_suffix(".count").open("a") as file:
+            file.write("quantized\\n")
+        return super().quantize(model, scheme, calibration, seed=seed, progress=progress)
+"""
+DIGEST = "d" * 64
+
+
+@pytest.fixture
+def counted(claim_of, make_trial, tmp_path):
+    """A claim on a trial of known content, whose method counts how often it quantizes."""
+    (tmp_path / "own.py").write_text(COUNTED)
+    claim = claim_of(make_trial(f"{tmp_path / 'own.py'}:Counted"))
+    model = replace(claim.trial.model, digest=DIGEST)
+    return replace(claim, trial=replace(claim.trial, model=model))
+
+
+@pytest.fixture
+def times(tmp_path):
+    """How often the method of `counted` has quantized."""
+    path = tmp_path / "own.count"
+    return lambda: len(path.read_text().splitlines()) if path.exists() else 0
+
+
+def with_more_draws(claim):
+    """Another trial that differs in its evaluation alone."""
+    tasks = tuple(replace(task, draws=3) for task in claim.trial.protocol.tasks)
+    trial = replace(claim.trial, protocol=replace(claim.trial.protocol, tasks=tasks))
+    return replace(claim, trial_id=claim.trial_id + 1, trial_key=trial.key, trial=trial)
+
+
+def test_a_resumed_trial_is_not_quantized_again(options, counted, times):
+    (weights,) = Workbench(options).run(counted, QUANTIZE).artifacts
+    later = replace(counted, attempt=2, done=("quantize",), weights=weights)
+    result = Workbench(options).run(later, FACTS)
+    assert result.weights_sha256 == weights.sha256
+    assert times() == 1
+
+
+def test_weights_whose_commit_was_lost_in_a_crash_are_found_again(options, counted, times):
+    first = Workbench(options).run(counted, QUANTIZE)
+    again = Workbench(options).run(replace(counted, attempt=2), QUANTIZE)
+    assert (again.artifacts, again.modules, again.costs) == (
+        first.artifacts,
+        first.modules,
+        first.costs,
+    )
+    assert times() == 1
+
+
+def test_trials_that_differ_in_their_evaluation_alone_quantize_once(options, counted, times):
+    bench = Workbench(options)
+    first = bench.run(counted, QUANTIZE)
+    bench.run(counted, FACTS)
+    other = with_more_draws(counted)
+    second = bench.run(other, QUANTIZE)
+    assert second.artifacts == first.artifacts
+    assert bench.run(other, FACTS).weights_sha256 == first.artifacts[0].sha256
+    assert times() == 1
+
+
+def test_truncated_weights_are_quantized_again_not_shared(options, counted, times):
+    (weights,) = Workbench(options).run(counted, QUANTIZE).artifacts
+    path = options.files / weights.path
+    path.write_bytes(path.read_bytes()[:-1])
+    assert Workbench(options).run(counted, QUANTIZE).artifacts == (weights,)
+    assert files.is_whole(weights, options.files)
+    assert times() == 2
+
+
+def test_a_method_whose_file_has_changed_quantizes_again(options, counted, times, tmp_path):
+    Workbench(options).run(counted, QUANTIZE)
+    (tmp_path / "own.py").write_text(COUNTED + "# changed\n")
+    Workbench(options).run(counted, QUANTIZE)
+    assert times() == 2
+
+
+def test_a_trial_of_unknown_content_shares_nothing(options, counted, times):
+    model = replace(counted.trial.model, digest=None)
+    unknown = replace(counted, trial=replace(counted.trial, model=model))
+    for _ in range(2):
+        Workbench(options).run(unknown, QUANTIZE)
+    assert times() == 2
+
+
+def test_weights_that_other_trials_need_outlive_their_trial(options, counted):
+    kept = replace(options, kept=frozenset({quantization_key(counted.trial)}))
+    bench = Workbench(kept)
+    (weights,) = bench.run(counted, QUANTIZE).artifacts
+    bench.discard_weights(counted)
+    assert files.is_whole(weights, options.files)
+    Workbench(options).discard_weights(replace(counted, weights=weights))
+    assert [path for path in options.files.rglob("*") if path.is_file()] == []
+
+
+def test_calibration_text_is_read_once(options, claim_of, make_trial, tmp_path):
+    text = tmp_path / "text.jsonl"
+    text.write_text('{"text": "the quick brown fox jumps over the lazy dog"}\n' * 60)
+    calibration = CalibrationSpec(source=str(text), samples=2, length=16, digest="t" * 64)
+    claim = claim_of(make_trial("gptq"))
+    trial = replace(claim.trial, calibration=calibration)
+    claim = replace(claim, trial=replace(trial, model=replace(trial.model, digest=DIGEST)))
+    Workbench(options).run(claim, QUANTIZE)
+    text.unlink()
+    other = replace(claim, trial=replace(claim.trial, scheme=QuantScheme.parse("w4a16-asym")))
+    assert Workbench(options).run(other, QUANTIZE).modules
+
+
+def test_a_worker_on_another_machine_fetches_what_is_behind_the_url(options, counted, tmp_path):
+    shared = f"memory://{tmp_path.name}"
+    here = replace(options, remote=shared)
+    (weights,) = Workbench(here).run(counted, QUANTIZE).artifacts
+    claim = replace(counted, weights=weights)
+    there = replace(here, files=tmp_path / "elsewhere")
+    direct = Workbench(here).run(claim, FACTS)
+    fetched = Workbench(there).run(claim, FACTS)
+    assert (fetched.metrics, fetched.artifacts) == (direct.metrics, direct.artifacts)
+    Workbench(here).discard_weights(claim)
+    with pytest.raises(WeightsLost):
+        Workbench(there).run(claim, FACTS)
+
+
+def test_shards_of_a_unit_carry_sums_that_add_up(options, claim_of, make_trial):
+    claim, bench = claim_of(make_trial("fp")), Workbench(options)
+    (whole,) = bench.run(claim, FACTS).metrics
+    shards = [replace(FACTS, shard=number, shards=2) for number in range(2)]
+    first, second = (bench.run(claim, unit).metrics[0].tally for unit in shards)
+    assert first + second == whole.tally
+
+
+LIMITED = """
+import pickle, resource, sys
+from dllm_sweep.workers.trial import Workbench
+options, claim, unit = pickle.load(sys.stdin.buffer)
+resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
+try:
+    Workbench(options).run(claim, unit)
+except Exception as error:
+    print(type(error).__name__, error)
+"""
+
+
+def test_a_disk_without_room_for_the_weights_is_told_apart_from_a_broken_trial(
+    options, claim_of, make_trial
+):
+    order = pickle.dumps((options, claim_of(make_trial()), QUANTIZE))
+    done = subprocess.run([sys.executable, "-c", LIMITED], input=order, capture_output=True)
+    told = done.stdout.decode()
+    assert told.startswith(f"DiskFull {options.files / 'weights'} cannot be written:"), done.stderr
+    assert "resume" in told
+    assert [path for path in options.files.rglob("*") if path.is_file()] == []
 
 
 def test_restored_weights_give_the_results_of_those_in_memory(options, claim_of, make_trial):
