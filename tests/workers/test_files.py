@@ -1,5 +1,9 @@
+import errno
 from pathlib import Path
 
+import pytest
+
+from dllm_sweep.errors import DiskFull
 from dllm_sweep.workers import files
 
 
@@ -35,3 +39,24 @@ def test_a_file_that_was_cut_changed_or_removed_is_not_whole(tmp_path):
     assert not files.is_whole(artifact, tmp_path)
     path.unlink()
     assert not files.is_whole(artifact, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        PermissionError(errno.EACCES, "Permission denied"),
+        OSError(errno.EROFS, "Read-only file system"),
+        RuntimeError("I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(tmp_path, error):
+    text = rf"{tmp_path} cannot be written: .*--files, then resume"
+    with pytest.raises(DiskFull, match=text), files.writing_into(tmp_path):
+        raise error
+
+
+@pytest.mark.parametrize("error", [ValueError("bad shape"), FileNotFoundError(2, "no such file")])
+def test_other_errors_while_writing_stay_as_they_are(tmp_path, error):
+    with pytest.raises(type(error)), files.writing_into(tmp_path):
+        raise error
