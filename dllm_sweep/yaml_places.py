@@ -64,15 +64,35 @@ def load(text: str) -> Document:
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
-        if root is None:
-            return Document(None, {})
-        nodes = dict(_walk(root, (), set()))
-        repeated = [line for node in nodes.values() for line in _repeated_keys(node)]
-        if repeated:
-            raise YamlProblems(repeated)
-        return Document(loader.construct_document(root), _lines(root))
+        return Document(None, {}) if root is None else _document(loader, root)
     except yaml.YAMLError as error:
         raise YamlProblems([_explain(error)]) from error
+
+
+def load_all(text: str) -> list[Document]:
+    """Read a YAML text of several documents; lines are counted through the whole text.
+
+    Raises:
+        YamlProblems: If the text is not YAML or repeats a key.
+    """
+    documents = []
+    try:
+        loader = _Loader(text)
+        while loader.check_node():
+            root = loader.get_node()
+            if root is not None:
+                documents.append(_document(loader, root))
+    except yaml.YAMLError as error:
+        raise YamlProblems([_explain(error)]) from error
+    return documents
+
+
+def _document(loader: _Loader, root: yaml.Node) -> Document:
+    nodes = dict(_walk(root, (), set()))
+    repeated = [line for node in nodes.values() for line in _repeated_keys(node)]
+    if repeated:
+        raise YamlProblems(repeated)
+    return Document(loader.construct_document(root), _lines(root))
 
 
 def _walk(node: yaml.Node, place: Place, seen: set[int]) -> Iterator[tuple[Place, yaml.Node]]:

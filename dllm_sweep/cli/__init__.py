@@ -13,8 +13,12 @@ from dllm_sweep.cli.lazy import LazyGroup
 
 COMMANDS = {
     "cancel": ("control", "Cancel trials that wait or run."),
+    "cluster": ("cluster", "Look at cluster files before money is spent."),
     "db": ("db", "Look after the store's tables."),
     "doctor": ("doctor", "Say what works on this machine, and what to do about the rest."),
+    "failures": ("failures", "Group what went wrong by fault, each with what to do."),
+    "fsck": ("upkeep", "Check the store against itself and against its files."),
+    "gc": ("upkeep", "Delete files and logs that nobody needs any more."),
     "init": ("init", "Write a commented sweep file to start from."),
     "launch": ("launch", "Plan a sweep, run it, and print the leaderboard."),
     "leaderboard": ("results", "Print scores, losses and degradation classes."),
@@ -26,7 +30,8 @@ COMMANDS = {
     "retry": ("launch", "Run trials that failed or were cancelled again."),
     "show": ("trials", "Print everything about one trial."),
     "sql": ("results", "Run one SELECT on the store, read-only."),
-    "status": ("trials", "Say how far a sweep is, trial by trial."),
+    "status": ("status", "Say who runs a sweep, how far it is, and when it will be done."),
+    "sweeps": ("status", "List the sweeps of a store."),
 }
 """Commands, the file of this folder that each is in, and its one line of help."""
 
