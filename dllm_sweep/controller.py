@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import time
-import uuid
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from dllm_sweep import policy
-from dllm_sweep.errors import Fenced
+from dllm_sweep.board import Board
+from dllm_sweep.costs import Experience
+from dllm_sweep.dispatch import Dispatcher
+from dllm_sweep.errors import DiskFull
+from dllm_sweep.landing import Lander
+from dllm_sweep.mirror import Mirror
 from dllm_sweep.progress import Display, Subject
-from dllm_sweep.records import Claim, EndReason, Lease, TrialRow, TrialState
-from dllm_sweep.spec import Unit
-from dllm_sweep.workers import failures
-from dllm_sweep.workers.messages import Death, Finished, Outcome
+from dllm_sweep.racing import Race, verdicts
+from dllm_sweep.records import Demand, Lease, TrialRow, TrialState, UnitTime
 
 if TYPE_CHECKING:
     from dllm_sweep.db.interface import Store
@@ -23,12 +24,23 @@ if TYPE_CHECKING:
 
 LEASE_S = 60.0
 """Seconds without a renewal after which another controller may take a sweep over."""
-_RENEW_S = LEASE_S / 6
-_TICK_S = 1.0
-_BUDGET_FACTOR = 4.0
-_SHORTEST_BUDGET_S = 30 * 60.0
-_DEATHS_LIMIT = 3
-"""Deaths of processes in one unit, on machines that live on, after which the unit is at fault."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pace:
+    """How often the loop does what no event asks for, in seconds.
+
+    Attributes:
+        tick_s: Longest wait for an event: signals are heeded after it.
+        refresh_s: Shortest time between two readings of the store.
+        refresh_share: Share of the time that reading the store may take.
+        renew_s: Between two renewals of the lease.
+    """
+
+    tick_s: float = 1.0
+    refresh_s: float = 5.0
+    refresh_share: float = 0.02
+    renew_s: float = LEASE_S / 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +53,7 @@ class RunSummary:
     pending: int
     interrupted: bool
     wall_s: float
+    pruned: int = 0
 
 
 @dataclass
@@ -53,19 +66,8 @@ class Stop:
     """Give the trials back and stop."""
 
 
-@dataclass
-class _Flight:
-    """A trial on a worker."""
-
-    claim: Claim
-    estimated_s: float
-    unit: Unit
-    remaining: list[Unit]
-    started_s: float = 0.0
-
-
 class Controller:
-    """Runs what is pending of one sweep on a pool of workers.
+    """Runs what is pending of one sweep on a pool of workers that come and go.
 
     Args:
         store: The truth; every decision is a transition there.
@@ -73,7 +75,11 @@ class Controller:
         lease: The right to run the sweep.
         display: Told of everything that happens.
         stop: Set from outside to end early.
+        demand_of: The size of worker that a trial needs.
+        race: When to give up trials that have collapsed; None never does.
+        history: What units took before, oldest first.
         clock: Seconds that never run backwards.
+        pace: How often to look at the store and at the clock.
     """
 
     def __init__(
@@ -84,17 +90,40 @@ class Controller:
         lease: Lease,
         display: Display,
         stop: Stop,
+        demand_of: Callable[[TrialRow], Demand] = lambda _: Demand(),
+        race: Race | None = None,
+        history: Iterable[UnitTime] = (),
         clock: Callable[[], float] = time.monotonic,
+        pace: Pace | None = None,
     ) -> None:
         self._store, self._pool, self._lease = store, pool, lease
         self._display, self._stop, self._clock = display, stop, clock
-        self._flights: dict[int, _Flight] = {}
-        self._resident: dict[int, str] = {}
-        self._faults: list[policy.Fault] = []
-        self._deaths: Counter[tuple[int, str]] = Counter()
-        self._held: frozenset[tuple[str, str]] = frozenset()
-        self._paused = False
+        self._pace, self._race = pace or Pace(), race
+        self._experience = Experience(history)
+        self._board = Board()
+        self._mirror = Mirror(store, lease.sweep_id, self._board, demand_of, self._experience)
+        self._desk = Dispatcher(
+            store=store,
+            pool=pool,
+            lease=lease,
+            display=display,
+            board=self._board,
+            mirror=self._mirror,
+            clock=clock,
+        )
+        self._lander = Lander(
+            store=store,
+            pool=pool,
+            display=display,
+            board=self._board,
+            mirror=self._mirror,
+            desk=self._desk,
+            experience=self._experience,
+            clock=clock,
+        )
+        self._priced = max(self._experience.learnt, 1)
         self._renewed_s = clock()
+        self._next_refresh_s = clock()
 
     def run(self) -> RunSummary:
         """Run until nothing is left that may start, or the user stops it.
@@ -102,197 +131,112 @@ class Controller:
         Raises:
             Fenced: If another controller has taken the sweep over.
             StoreError: If the store cannot be reached.
+            DiskFull: If results could not be written any more.
         """
         started_s = self._clock()
-        trials = self._trials()
-        self._display.start(
-            units=sum(trial.units for trial in trials if trial.state is not TrialState.SKIPPED),
-            done=sum(trial.units_done for trial in trials),
-            workers=self._pool.size,
-        )
+        self._refresh()
+        workers = self._desk.want()
+        trials = [row for row in self._mirror.trials if row.state is not TrialState.SKIPPED]
+        units, done = sum(row.units for row in trials), sum(row.units_done for row in trials)
+        self._display.start(units=units, done=done, workers=workers)
         try:
             while self._step():
                 self._renew()
         finally:
             self._display.stop()
+        if self._lander.senseless:
+            raise DiskFull(self._lander.senseless)
         return self._summary(self._clock() - started_s)
 
     def _step(self) -> bool:
         """Do one round; False when there is nothing more to do."""
         if self._stop.now:
             return False
-        waiting_s = None if self._stop.drain else self._fill()
-        if self._flights:
-            for finished in self._pool.wait(_TICK_S):
-                self._land(finished)
-            self._end_overdue()
-            return True
-        if waiting_s is None:
+        self._board.wake(self._clock())
+        if self._clock() >= self._next_refresh_s:
+            self._refresh()
+        self._desk.seat()
+        if not self._stopping and not self._desk.fill():
+            self._look_soon()
+        self._desk.want()
+        if not self._desk.flights and (self._stopping or not self._anything_left()):
             return False
-        self._tell_if_paused()
-        time.sleep(min(waiting_s, _TICK_S) or _TICK_S)
+        for finished in self._pool.wait(self._patience_s()):
+            self._lander.land(finished)
+        self._lander.end_overdue()
+        if self._lander.look_soon:
+            self._lander.look_soon = False
+            self._look_soon()
         return True
 
-    def _tell_if_paused(self) -> None:
-        paused = self._store.sweep(self._lease.sweep).paused
-        if paused and not self._paused:
-            self._display.note("paused: `dllm-sweep pause --off` goes on, Ctrl-C stops")
-        self._paused = paused
+    @property
+    def _stopping(self) -> bool:
+        return self._stop.drain or bool(self._lander.senseless)
 
-    def _fill(self) -> float | None:
-        """Give idle workers their next trial; seconds until more may start, None if none will."""
-        trials = self._trials()
-        for worker in range(self._pool.size):
-            if worker in self._flights:
-                continue
-            resident = self._resident.get(worker)
-            while trial := policy.choose(trials, resident_model=resident, held=self._held):
-                if self._claim(worker, trial):
-                    trials = self._trials()
-                    break
-                # Cancelled meanwhile, or the sweep is paused: asked again in the next round.
-                trials = tuple(other for other in trials if other.id != trial.id)
-            if worker not in self._flights:
-                break
-        return policy.next_start_s(self._trials(), self._held)
+    def _anything_left(self) -> bool:
+        if not self._board.left():
+            # The user may have added or retried trials since the last look.
+            self._refresh()
+        return self._board.left()
 
-    def _claim(self, worker: int, trial: TrialRow) -> bool:
-        host = self._pool.host(worker)
-        claim = self._store.claim(self._lease, trial.id, uuid.uuid4().hex, host)
-        if claim is None:
-            return False
-        self._resident[worker] = trial.model
-        self._begin(worker, claim, trial.estimated_s)
-        return True
-
-    def _begin(self, worker: int, claim: Claim, estimated_s: float) -> None:
-        first, *rest = [unit for unit in claim.trial.units() if unit.key not in claim.done]
-        flight = _Flight(claim=claim, estimated_s=estimated_s, unit=first, remaining=rest)
-        self._flights[worker] = flight
-        self._submit(worker, flight)
-
-    def _submit(self, worker: int, flight: _Flight) -> None:
-        flight.started_s = self._clock()
-        self._display.unit_started(worker, Subject.of(flight.claim), flight.unit)
-        self._pool.submit(worker, flight.claim, flight.unit)
-
-    def _land(self, finished: Finished) -> None:
-        flight = self._flights[finished.worker]
-        if isinstance(finished.result, Death):
-            self._died(finished.worker, flight, finished.result)
-        else:
-            self._ended(finished.worker, flight, finished.result)
-
-    def _ended(self, worker: int, flight: _Flight, outcome: Outcome) -> None:
-        label = flight.claim.label
-        if outcome.fresh_process:
-            self._replace(worker)
-        if outcome.failure is None and outcome.state is not None:
-            self._display.unit_done(worker, Subject.of(flight.claim), outcome.unit, outcome.wall_s)
-            self._advance(worker, flight, outcome.state)
-            return
-        del self._flights[worker]
-        if outcome.state is None or outcome.failure is None:
-            self._display.note(f"{label}: dropped, somebody else owns this trial now")
-            return
-        self._count(flight, outcome.failure.fingerprint, outcome.state)
-        self._display.trial_ended(Subject.of(flight.claim), outcome.state, outcome.failure)
-
-    def _advance(self, worker: int, flight: _Flight, state: TrialState) -> None:
-        if state is not TrialState.RUNNING:
-            del self._flights[worker]
-            self._display.trial_ended(Subject.of(flight.claim), state, None)
-            return
-        if self._stop.drain:
-            # The trial stays RUNNING in the store until the lease is given back.
-            del self._flights[worker]
-            return
-        if flight.remaining:
-            flight.unit = flight.remaining.pop(0)
-            self._submit(worker, flight)
-            return
-        self._again(worker, flight)
-
-    def _again(self, worker: int, flight: _Flight) -> None:
-        """Run the units that were superseded since the claim was made, because the trial had to
-        be quantized again and got other weights."""
-        old = flight.claim
-        claim = self._store.claim(self._lease, old.trial_id, old.claim_id, self._pool.host(worker))
-        del self._flights[worker]
-        if claim is not None:
-            self._begin(worker, claim, flight.estimated_s)
-
-    def _died(self, worker: int, flight: _Flight, death: Death) -> None:
-        self._replace(worker)
-        place = (flight.claim.trial_id, flight.unit.key)
-        self._deaths[place] += not death.machine_lost
-        if death.reason is EndReason.LOST and self._deaths[place] >= _DEATHS_LIMIT:
-            # Not bad luck any more: trying on would cost a process each time and end the same.
-            message = f"{death.message}; {_DEATHS_LIMIT} times in this unit"
-            self._end(worker, flight, EndReason.ERROR, message)
-            return
-        self._end(worker, flight, death.reason, death.message)
-
-    def _end_overdue(self) -> None:
-        for worker, flight in list(self._flights.items()):
-            budget_s = max(_BUDGET_FACTOR * flight.estimated_s, _SHORTEST_BUDGET_S)
-            if self._clock() - flight.started_s <= budget_s:
-                continue
-            self._replace(worker)
-            message = f"unit {flight.unit.key} ran longer than {budget_s:.0f} s"
-            self._end(worker, flight, EndReason.TIMEOUT, message)
-
-    def _end(self, worker: int, flight: _Flight, reason: EndReason, message: str) -> None:
-        del self._flights[worker]
-        log = self._pool.log_path(flight.claim)
-        failure = failures.lost(reason, message, flight.unit, log)
-        label = flight.claim.label
-        try:
-            state = self._store.end_attempt(flight.claim, failure, log_path=str(log))
-        except Fenced:
-            self._display.note(f"{label}: dropped, somebody else owns this trial now")
-            return
-        self._count(flight, failure.fingerprint, state)
-        self._display.trial_ended(Subject.of(flight.claim), state, failure)
-
-    def _count(self, flight: _Flight, fingerprint: str, state: TrialState) -> None:
-        """Hold a model and method back once the same fault has ended three of its trials."""
-        if state is not TrialState.FAILED:
-            return
-        trial = flight.claim.trial
-        claim, model = flight.claim, str(trial.model)
-        self._faults.append(
-            policy.Fault(
-                trial_id=claim.trial_id, model=model, method=trial.method, fingerprint=fingerprint
-            )
+    def _patience_s(self) -> float:
+        """How long to wait for an event: until the first thing that no event tells."""
+        now_s = self._clock()
+        due_s = min(
+            self._next_refresh_s,
+            self._renewed_s + self._pace.renew_s,
+            self._board.next_wake_s(),
+            self._desk.overdue_s(),
         )
-        held = policy.held_back(self._faults)
-        for model, method in held - self._held:
-            self._display.note(
-                f"{model} {method}: three trials failed in the same place ({fingerprint});"
-                " the others wait until you run `dllm-sweep resume`"
-            )
-        self._held = held
+        return min(max(due_s - now_s, 0.0), self._pace.tick_s)
 
-    def _replace(self, worker: int) -> None:
-        self._resident.pop(worker, None)
-        self._pool.replace(worker)
+    def _refresh(self) -> None:
+        started_s, paused = self._clock(), self._board.paused
+        for job, state in self._mirror.refresh(self._lease.sweep, started_s):
+            self._desk.drop(job)
+            self._display.trial_ended(Subject(job.key, job.label), state, None)
+        took_s = self._clock() - started_s
+        pause_s = max(self._pace.refresh_s, took_s / self._pace.refresh_share)
+        self._next_refresh_s = self._clock() + pause_s
+        if self._board.paused and not paused:
+            self._display.note("paused: `dllm-sweep pause --off` goes on, Ctrl-C stops")
+        if self._race is not None:
+            self._run_race(self._race)
+        if self._experience.learnt >= 2 * self._priced:
+            self._priced = self._experience.learnt
+            self._board.reprice(lambda job, todo: self._mirror.todo(job, todo.position, todo.unit))
+        left_s = self._board.left_s() / self._desk.workers if self._desk.workers else None
+        states = Counter(row.state for row in self._mirror.trials)
+        self._display.standing(states, left_s)
+
+    def _run_race(self, race: Race) -> None:
+        self._board.early = race.cheapest(self._board.jobs.values())
+        scores = self._store.scores(self._lease.sweep_id)
+        for verdict in verdicts(self._mirror.trials, scores, self._board.early, race):
+            job = self._board.jobs.get(verdict.trial_id)
+            if job and self._store.prune(self._lease, verdict.trial_id, verdict.evidence):
+                self._desk.drop(job)
+                self._display.note(f"{job.label}: given up: {verdict.evidence}")
+                self._display.trial_ended(Subject(job.key, job.label), TrialState.PRUNED, None)
+
+    def _look_soon(self) -> None:
+        soon_s = self._clock() + min(self._pace.tick_s, 1.0)
+        self._next_refresh_s = min(self._next_refresh_s, soon_s)
 
     def _renew(self) -> None:
-        if self._clock() - self._renewed_s >= _RENEW_S:
+        if self._clock() - self._renewed_s >= self._pace.renew_s:
             self._store.renew_lease(self._lease, seconds=LEASE_S)
             self._renewed_s = self._clock()
-
-    def _trials(self) -> tuple[TrialRow, ...]:
-        return self._store.trials(self._lease.sweep_id)
+            self._display.lease_renewed()
 
     def _summary(self, wall_s: float) -> RunSummary:
-        states = [trial.state for trial in self._trials()]
+        states = Counter(row.state for row in self._store.trials(self._lease.sweep_id))
         return RunSummary(
-            succeeded=states.count(TrialState.SUCCEEDED),
-            failed=states.count(TrialState.FAILED),
-            cancelled=states.count(TrialState.CANCELLED),
-            pending=states.count(TrialState.PENDING) + states.count(TrialState.RUNNING),
+            succeeded=states[TrialState.SUCCEEDED],
+            failed=states[TrialState.FAILED],
+            cancelled=states[TrialState.CANCELLED],
+            pruned=states[TrialState.PRUNED],
+            pending=states[TrialState.PENDING] + states[TrialState.RUNNING],
             interrupted=self._stop.drain or self._stop.now,
             wall_s=wall_s,
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -16,21 +16,22 @@ from typing import TYPE_CHECKING, Any
 
 from dllm_sweep import catalog, costs
 from dllm_sweep.errors import InputError
-from dllm_sweep.records import PlannedTrial, TrialRow, TrialState
+from dllm_sweep.records import PlannedTrial, PlannedUnit, TrialRow, TrialState
 from dllm_sweep.spec import (
     FULL_PRECISION,
     FULL_PRECISION_BITS,
     FULL_PRECISION_METHOD,
+    CalibrationSpec,
     ModelRef,
     Parameters,
-    ProtocolSpec,
     QuantScheme,
     TrialSpec,
 )
 
 if TYPE_CHECKING:
-    from dllm_sweep.sweep_entries import CalibrationEntry, MethodEntry, ModelEntry
-    from dllm_sweep.sweep_file import Rule, SweepFile
+    from dllm_sweep.sweep_entries import ModelEntry
+    from dllm_sweep.sweep_file import SweepFile
+    from dllm_sweep.sweep_rules import Rule
 
 BASELINE_PRIORITY = 100
 """Every other trial has priority 0: nothing can be ranked before its baseline is there."""
@@ -73,13 +74,43 @@ class Standing:
 
 
 @dataclass(frozen=True)
-class _Point:
-    """One point of the grid, in the words of the file."""
+class _Model:
+    """A model of the file with what its trials share."""
 
-    model: ModelEntry
-    method: MethodEntry
+    names: tuple[str, ...]
+    ref: ModelRef
+    machine: costs.Machine
+    parameters: float
+    sizes: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class _Method:
+    """A method of the file, built with its parameters and with none."""
+
+    names: tuple[str, ...]
+    location: str
+    built: Any
+    usual: Any
+    parameters: Parameters
+
+
+@dataclass(frozen=True)
+class _Text:
+    """A calibration set of the file; None if no method needs one."""
+
+    names: tuple[str, ...]
+    spec: CalibrationSpec | None
+
+
+@dataclass(frozen=True)
+class _Point:
+    """One point of the grid."""
+
+    model: _Model
+    method: _Method
     scheme: str
-    calibration: CalibrationEntry
+    calibration: _Text
     seed: int
 
     @property
@@ -100,15 +131,15 @@ def make_plan(file: SweepFile) -> Plan:
     Raises:
         InputError: If the rules leave nothing of the grid.
     """
-    protocol = file.protocol
-    wanted = [_trial(point, file, protocol) for point in _points(file)]
+    wanted = list(_trials(file))
     if not wanted:
         raise InputError(f"sweep {file.name!r}: include and exclude leave no trial: relax a rule")
-    bases = [_baseline(trial.spec) for trial in wanted if trial.skip_reason is None]
-    named = {trial.spec.key for trial in wanted if trial.spec.is_baseline}
-    baselines = _once(_planned(spec, file) for spec in bases)
-    others = _once(trial for trial in wanted if not trial.spec.is_baseline)
-    times = Counter(trial.spec.key for trial in wanted)
+    full = _method_of(FULL_PRECISION_METHOD, {}, ())
+    compared = {_baseline(trial.spec, full): model for model, trial in wanted if _runs(trial)}
+    named = {trial.spec.key for _, trial in wanted if trial.spec.is_baseline}
+    baselines = _once(_planned(spec, model, full) for spec, model in compared.items())
+    others = _once(trial for _, trial in wanted if not trial.spec.is_baseline)
+    times = Counter(trial.spec.key for _, trial in wanted)
     return Plan(
         name=file.name,
         source=file.text,
@@ -116,6 +147,10 @@ def make_plan(file: SweepFile) -> Plan:
         merged=tuple(trial.label for trial in others if times[trial.spec.key] > 1),
         added=tuple(trial.label for trial in baselines if trial.spec.key not in named),
     )
+
+
+def _runs(trial: PlannedTrial) -> bool:
+    return trial.skip_reason is None
 
 
 def standings(plan: Plan, rows: Sequence[TrialRow]) -> tuple[Standing, ...]:
@@ -134,42 +169,65 @@ def _standing(trial: PlannedTrial, row: TrialRow | None) -> Standing:
     return Standing(trial=trial, status=status, reason=row.reason, units_done=row.units_done)
 
 
+def _trials(file: SweepFile) -> Iterator[tuple[_Model, PlannedTrial]]:
+    """The canonical trials of the grid: nothing in their specs that does not change the work."""
+    protocol = file.protocol
+    for point in _points(file):
+        built = point.method.built
+        scheme = canonical_scheme(QuantScheme.parse(point.scheme), default=built.symmetric)
+        spec = TrialSpec(
+            model=point.model.ref,
+            method=point.method.location,
+            method_version=built.version,
+            parameters=point.method.parameters,
+            scheme=scheme,
+            calibration=point.calibration.spec if built.needs_calibration else None,
+            protocol=protocol,
+            seed=point.seed,
+        )
+        skip_reason = built.refusal(scheme) or _misfit(spec, point.model.sizes)
+        yield point.model, _planned(spec, point.model, point.method, skip_reason)
+
+
 def _points(file: SweepFile) -> Iterator[_Point]:
     """The grid after the rules; the baseline has one scheme, its own, whatever is listed."""
-    for model, method in product(file.models, file.methods):
-        baseline = method.name == FULL_PRECISION_METHOD
+    models = [_model_of(entry, file) for entry in file.models]
+    methods = [
+        _method_of(entry.location(file.folder), entry.parameters, entry.names)
+        for entry in file.methods
+    ]
+    read = any(method.built.needs_calibration for method in methods)
+    texts = [_Text(e.names, e.text(file.folder) if read else None) for e in file.calibration]
+    for model, method in product(models, methods):
+        baseline = method.location == FULL_PRECISION_METHOD
         schemes = (str(FULL_PRECISION),) if baseline else file.schemes
-        for scheme, calibration, seed in product(schemes, file.calibration, file.seeds):
-            point = _Point(model, method, scheme, calibration, seed)
+        for scheme, text, seed in product(schemes, texts, file.seeds):
+            point = _Point(model, method, scheme, text, seed)
             if _survives(point, file.include, file.exclude):
                 yield point
 
 
+def _model_of(entry: ModelEntry, file: SweepFile) -> _Model:
+    ref = entry.ref(file.folder)
+    machine = costs.machine_for(entry.resources.before(file.resources).gpus)
+    parameters, sizes = costs.count_parameters(ref), tuple(catalog.input_sizes(ref))
+    return _Model(entry.names, ref, machine, parameters, sizes)
+
+
+def _method_of(location: str, parameters: Mapping[str, Any], names: tuple[str, ...]) -> _Method:
+    built, usual = (catalog.build_method(location, given) for given in (parameters, {}))
+    return _Method(names, location, built, usual, parameters_of(built))
+
+
 def _survives(point: _Point, include: Sequence[Rule], exclude: Sequence[Rule]) -> bool:
+    if not include and not exclude:
+        return True
     names = point.names
     kept = not include or any(rule.matches(names) for rule in include)
     return kept and not any(rule.matches(names) for rule in exclude)
 
 
-def _trial(point: _Point, file: SweepFile, protocol: ProtocolSpec) -> PlannedTrial:
-    """The canonical trial of a point: nothing in its spec that does not change the work."""
-    location = point.method.location(file.folder)
-    method = catalog.build_method(location, point.method.parameters)
-    scheme = canonical_scheme(QuantScheme.parse(point.scheme), default=method.symmetric)
-    spec = TrialSpec(
-        model=point.model.ref(file.folder),
-        method=location,
-        method_version=method.version,
-        parameters=parameters_of(method),
-        scheme=scheme,
-        calibration=point.calibration.text(file.folder) if method.needs_calibration else None,
-        protocol=protocol,
-        seed=point.seed,
-    )
-    return _planned(spec, file, skip_reason=method.refusal(scheme) or _misfit(spec))
-
-
-def _misfit(spec: TrialSpec) -> str | None:
+def _misfit(spec: TrialSpec, sizes: Sequence[int]) -> str | None:
     """Say why a group size does not fit the model; None if it does, or its sizes are not known.
 
     A trial that names its own modules is left to the method: it may leave out what does not fit.
@@ -178,31 +236,37 @@ def _misfit(spec: TrialSpec) -> str | None:
     patterns = {key: value for key, value in spec.parameters if "modules" in key}
     if size is None or patterns not in ({}, {"modules": ("*",), "skip_modules": ()}):
         return None
-    odd = [inputs for inputs in catalog.input_sizes(spec.model) if inputs % size]
+    odd = [inputs for inputs in sizes if inputs % size]
     listed = " and ".join(map(str, odd))
     return f"{spec.scheme}: groups of {size} do not divide {listed} inputs" if odd else None
 
 
-def _planned(spec: TrialSpec, file: SweepFile, skip_reason: str | None = None) -> PlannedTrial:
-    machine = costs.machine_for(file.resources.gpus)
-    cost_s = costs.estimate_trial_s(spec, costs.count_parameters(spec.model), machine)
+def _planned(
+    spec: TrialSpec, model: _Model, method: _Method, skip_reason: str | None = None
+) -> PlannedTrial:
+    units: tuple[PlannedUnit, ...] = ()
+    cost_s = 0.0
+    if skip_reason is None:
+        units = costs.plan_units(spec, model.parameters, model.machine)
+        load_s = costs.load_s(model.parameters, model.machine)
+        cost_s = load_s + sum(unit.estimated_s for unit in units)
     return PlannedTrial(
         spec=spec,
-        label=label_of(spec),
+        label=_label(spec, method.usual),
         skip_reason=skip_reason,
-        estimated_s=round(cost_s, 1) if skip_reason is None else 0.0,
+        estimated_s=round(cost_s, 3),
         priority=BASELINE_PRIORITY if spec.is_baseline else 0,
+        units=units,
     )
 
 
-def _baseline(spec: TrialSpec) -> TrialSpec:
+def _baseline(spec: TrialSpec, full: _Method) -> TrialSpec:
     """The full-precision trial that `spec` is compared with."""
-    method = catalog.build_method(FULL_PRECISION_METHOD, {})
     return replace(
         spec,
         method=FULL_PRECISION_METHOD,
-        method_version=method.version,
-        parameters=parameters_of(method),
+        method_version=full.built.version,
+        parameters=full.parameters,
         scheme=FULL_PRECISION,
         calibration=None,
     )
@@ -230,13 +294,12 @@ def parameters_of(method: Any) -> Parameters:
     return tuple(sorted(values))
 
 
-def label_of(spec: TrialSpec) -> str:
-    """A short name of a trial for people: what is as by default is left out."""
+def _label(spec: TrialSpec, default: Any) -> str:
+    """A short name of a trial for people: what is as in the method's `default` is left out."""
     model = _short_model(spec.model)
     seed = f" seed{spec.seed}" if spec.seed else ""
     if spec.is_baseline:
         return f"{model} {spec.method}{seed}"
-    default = catalog.build_method(spec.method, {})
     usual: dict[str, Any] = dict(parameters_of(default))
     options = ",".join(f"{k}={v}" for k, v in spec.parameters if usual[k] != v)
     method = Path(spec.method).name + (f"({options})" if options else "")

@@ -11,6 +11,7 @@ import hashlib
 import json
 import re
 from dataclasses import dataclass
+from functools import cache, cached_property
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -27,6 +28,8 @@ JsonValue = Any
 Parameters = tuple[tuple[Any, ...], ...]
 """A method's parameters as pairs (name, value), all of them, sorted by name, hashable."""
 
+_TEXT = "_canonical_text"
+_encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _SCHEME = re.compile(
     r"w(?P<w>\d+)a(?P<a>\d+)(?:-kv(?P<kv>\d+))?(?:-g(?P<g>\d+))?(?:-(?P<sym>sym|asym))?(?P<qkv>-qkv)?"
 )
@@ -223,7 +226,7 @@ class ProtocolSpec:
     @property
     def key(self) -> str:
         """SHA-256 of the canonical JSON: scores compare only within one protocol."""
-        return sha256_of(to_json(self))
+        return hashlib.sha256(canonical(self).encode()).hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +256,11 @@ class TrialSpec:
     @property
     def key(self) -> str:
         """SHA-256 of the canonical JSON; never holds the attempt, the host or the git commit."""
-        return sha256_of(to_json(self))
+        return self._key
+
+    @cached_property
+    def _key(self) -> str:
+        return hashlib.sha256(canonical(self).encode()).hexdigest()
 
     @property
     def is_baseline(self) -> bool:
@@ -311,6 +318,26 @@ def sha256_of(value: JsonValue) -> str:
     """SHA-256 of the canonical JSON text of plain JSON values."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
     return hashlib.sha256(text.encode()).hexdigest()
+
+
+def canonical(value: object) -> str:
+    """The canonical JSON text of a spec: what its key is the SHA-256 of."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        # Specs are frozen and shared by many trials: each is written out once.
+        kept: str | None = value.__dict__.get(_TEXT)
+        if kept is None:
+            names = _sorted_names(type(value))
+            parts = (f'"{name}":{canonical(getattr(value, name))}' for name in names)
+            kept = value.__dict__[_TEXT] = "{" + ",".join(parts) + "}"
+        return kept
+    if isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
+        return "[" + ",".join(canonical(item) for item in value) + "]"
+    return _encode(value)
+
+
+@cache
+def _sorted_names(kind: type) -> tuple[str, ...]:
+    return tuple(sorted(field.name for field in dataclasses.fields(kind)))
 
 
 def _build(kind: Any, value: JsonValue) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -31,16 +32,63 @@ class Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+class Resources(Entry):
+    """What one trial gets; what is not written is decided when the sweep runs."""
+
+    gpus: Annotated[float, Field(ge=0)] | None = None
+    cpus: Annotated[float, Field(gt=0)] | None = None
+    memory: str | Annotated[int, Field(gt=0)] | None = None
+    labels: dict[str, str] = {}
+    batch_size: Count | None = None
+
+    @field_validator("memory")
+    @classmethod
+    def _is_a_size(cls, value: str | int | None) -> str | int | None:
+        with refusing():
+            size_in_bytes(value)
+        return value
+
+    @property
+    def memory_bytes(self) -> int | None:
+        """Main memory in bytes; None if it is not written."""
+        return size_in_bytes(self.memory)
+
+    def before(self, other: Resources) -> Resources:
+        """These, and what `other` says where they say nothing."""
+        mine, theirs = self.model_dump(), other.model_dump()
+        both = theirs | {key: value for key, value in mine.items() if value is not None}
+        return Resources(**both | {"labels": theirs["labels"] | mine["labels"]})
+
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", re.IGNORECASE)
+
+
+def size_in_bytes(value: str | int | None) -> int | None:
+    """Read a size, such as `16GiB`; a number is bytes.
+
+    Raises:
+        InputError: If the text has another form, or the size is nothing.
+    """
+    if value is None or isinstance(value, int):
+        return value
+    match = _SIZE.fullmatch(value.strip())
+    if match is None or float(match[1]) == 0:
+        raise InputError(f"{value!r} is not a size; write a number with a unit, such as 16GiB")
+    base = 1024 if match[3] else 1000
+    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
+
+
 def _folder(info: ValidationInfo) -> Path:
     """Where the sweep file lies."""
     return Path(info.context["folder"]) if info.context else Path()
 
 
 class ModelEntry(Entry):
-    """A checkpoint: an embedded name, a folder, or a hub id."""
+    """A checkpoint (an embedded name, a folder, or a hub id) and what its trials get."""
 
     name: str
     revision: str | None = None
+    resources: Resources = Resources()
 
     @model_validator(mode="after")
     def _exists(self, info: ValidationInfo) -> ModelEntry:
@@ -269,11 +317,3 @@ class DecodingEntry(Entry):
     def spec(self) -> DecodingSpec:
         """The frozen value."""
         return DecodingSpec(**self.model_dump() | {"temperature": float(self.temperature)})
-
-
-class Resources(Entry):
-    """What one trial gets; what is not written is decided when the sweep runs."""
-
-    gpus: Annotated[float, Field(ge=0)] | None = None
-    cpus: Annotated[float, Field(gt=0)] | None = None
-    batch_size: Count | None = None

@@ -1,0 +1,302 @@
+"""The controller's picture of a sweep: what is left of each trial, and who is at what.
+
+It is refreshed from the store now and then and otherwise follows what the controller itself does,
+so that choosing the next unit costs a few comparisons however many trials wait.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+
+from dllm_sweep.records import Claim, Demand
+from dllm_sweep.spec import FULL_PRECISION_METHOD, Unit
+
+Pair = tuple[str, str]
+"""A model and a method."""
+QUANTIZE = "quantize"
+
+
+class Place(Enum):
+    """Where a job is on the board."""
+
+    WAITING = "waiting"
+    """It may be claimed."""
+    LATER = "later"
+    """It may be claimed once its pause after a failure is over."""
+    OPEN = "open"
+    """It is claimed; its units are handed out one by one."""
+    HELD = "held"
+    """It waits for the user: too many of its kind have failed."""
+    GONE = "gone"
+    """Nothing of it is left to do here."""
+
+
+@dataclass(kw_only=True)
+class Seat:
+    """A worker as the policy sees it.
+
+    Attributes:
+        worker: Its number.
+        demand: Its size.
+        model: The model that it has loaded last; None for none.
+        job: The trial whose weights it holds; None for none.
+    """
+
+    worker: int
+    demand: Demand
+    model: str | None = None
+    job: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Todo:
+    """A unit that is neither done nor in flight."""
+
+    unit: Unit
+    cost_s: float
+    position: int
+
+
+@dataclass(kw_only=True, eq=False)
+class Job:
+    """A trial as the policy sees it.
+
+    Attributes:
+        id: The trial.
+        key: Its key.
+        label: Its name for people.
+        estimates: What the plan says that each unit takes, in seconds, by key.
+        demand: The size of worker that it needs.
+        load_s: Estimated seconds until a worker that does not hold its weights has them.
+        todo: Units neither done nor in flight, by key.
+        flights: Units in flight by worker, with when they should be done.
+        orphaned: Whether an earlier attempt was cut off.
+        quantized: Whether its weights are there, so that helpers may join.
+        claim: The right to write its results, once it is claimed.
+        stale: Whether the claim does not know of the weights yet.
+    """
+
+    id: int
+    key: str
+    label: str
+    model: str
+    method: str
+    scheme: str
+    demand: Demand
+    load_s: float
+    estimates: dict[str, float]
+    todo: dict[str, Todo]
+    orphaned: bool = False
+    quantized: bool = False
+    ready_at_s: float = 0.0
+    claim: Claim | None = None
+    stale: bool = False
+    place: Place = Place.GONE
+    flights: dict[int, tuple[Todo, float]] = field(default_factory=dict)
+
+    @property
+    def pair(self) -> Pair:
+        """Its model and method."""
+        return self.model, self.method
+
+    @property
+    def baseline(self) -> bool:
+        """Whether others are compared with it."""
+        return self.method == FULL_PRECISION_METHOD
+
+    @property
+    def urgent(self) -> bool:
+        """Whether it goes before everything that has not begun."""
+        return self.orphaned or self.baseline
+
+    @property
+    def parked(self) -> bool:
+        """Whether it is begun and nobody is at it."""
+        return self.place is Place.OPEN and bool(self.todo) and not self.flights
+
+    @property
+    def todo_s(self) -> float:
+        """Estimated seconds of what is neither done nor in flight."""
+        return sum(todo.cost_s for todo in self.todo.values())
+
+    @property
+    def probe_s(self) -> float:
+        """Estimated seconds until a broken method shows."""
+        costs = [todo.cost_s for key, todo in self.todo.items() if key != QUANTIZE]
+        first = self.todo.get(QUANTIZE)
+        return (first.cost_s if first else 0.0) + min(costs, default=0.0)
+
+
+class Lane:
+    """All jobs for workers of one size."""
+
+    def __init__(self) -> None:
+        self.urgent: dict[int, Job] = {}
+        self.open: dict[int, Job] = {}
+        self.waiting: dict[Pair, dict[int, Job]] = {}
+        self._longest: dict[Pair, list[tuple[float, int]]] = {}
+        self._probes: dict[Pair, list[tuple[float, float, int]]] = {}
+
+    def push(self, job: Job) -> None:
+        """Let a job wait."""
+        if job.urgent:
+            self.urgent[job.id] = job
+            return
+        self.waiting.setdefault(job.pair, {})[job.id] = job
+        cost_s = job.todo_s
+        heapq.heappush(self._longest.setdefault(job.pair, []), (-cost_s, job.id))
+        heapq.heappush(self._probes.setdefault(job.pair, []), (job.probe_s, -cost_s, job.id))
+
+    def drop(self, job: Job) -> None:
+        """Forget a job, wherever it is."""
+        self.urgent.pop(job.id, None)
+        self.open.pop(job.id, None)
+        self.waiting.get(job.pair, {}).pop(job.id, None)
+
+    def longest(self, pair: Pair) -> tuple[float, Job] | None:
+        """The longest waiting job of a pair with its seconds."""
+        heap, jobs = self._longest[pair], self.waiting[pair]
+        # Jobs that have left are still in the heap: they go when they come to its top.
+        while heap and heap[0][1] not in jobs:
+            heapq.heappop(heap)
+        return (-heap[0][0], jobs[heap[0][1]]) if heap else None
+
+    def cheapest_probe(self, pair: Pair) -> tuple[float, Job] | None:
+        """The job of a pair that shows soonest whether its method works, with its seconds."""
+        heap, jobs = self._probes[pair], self.waiting[pair]
+        while heap and heap[0][2] not in jobs:
+            heapq.heappop(heap)
+        return (heap[0][0], jobs[heap[0][2]]) if heap else None
+
+    def waiting_jobs(self) -> int:
+        """How many jobs could be claimed now."""
+        return len(self.urgent) + sum(len(jobs) for jobs in self.waiting.values())
+
+
+class Board:
+    """All jobs that are not over, by size of worker and by what may happen to them."""
+
+    def __init__(self) -> None:
+        self.jobs: dict[int, Job] = {}
+        self.lanes: dict[Demand, Lane] = {}
+        self.paused = False
+        self.probed: set[Pair] = set()
+        """Pairs of which some job has got past its first measurement, or has failed."""
+        self.probing: dict[Pair, int] = {}
+        """Pairs whose probe is on its way, with the job."""
+        self.held: frozenset[Pair] = frozenset()
+        self.early: frozenset[str] = frozenset()
+        """Tasks that are measured before all others."""
+        self._later: list[tuple[float, int]] = []
+
+    def put(self, job: Job) -> None:
+        """Let a job wait until it is claimed, at the latest place that its facts allow."""
+        self.jobs[job.id] = job
+        lane = self._leave(job)
+        job.claim = None
+        job.flights.clear()
+        if job.pair in self.held:
+            job.place = Place.HELD
+        elif job.ready_at_s > 0:
+            job.place = Place.LATER
+            heapq.heappush(self._later, (job.ready_at_s, job.id))
+        else:
+            job.place = Place.WAITING
+            lane.push(job)
+
+    def wake(self, now_s: float) -> None:
+        """Let jobs wait whose pause is over."""
+        while self._later and self._later[0][0] <= now_s:
+            job = self.jobs.get(heapq.heappop(self._later)[1])
+            if job is not None and job.place is Place.LATER and job.ready_at_s <= now_s:
+                job.ready_at_s = 0.0
+                self.put(job)
+
+    def next_wake_s(self) -> float:
+        """When the next pause is over; infinite if none is."""
+        return self._later[0][0] if self._later else float("inf")
+
+    def open(self, job: Job, claim: Claim, left: Sequence[Todo]) -> None:
+        """Note that a job was claimed; `left` is what is to do by the claim."""
+        self._leave(job).open[job.id] = job
+        job.place, job.claim = Place.OPEN, claim
+        self.renew(job, claim, left)
+
+    def renew(self, job: Job, claim: Claim, left: Sequence[Todo]) -> None:
+        """Note what is left of a claimed job by a newer answer of the store."""
+        busy = {todo.unit.key for todo, _ in job.flights.values()}
+        job.claim, job.stale = claim, False
+        job.todo = {todo.unit.key: todo for todo in left if todo.unit.key not in busy}
+        job.quantized = QUANTIZE not in job.todo and QUANTIZE not in busy
+        if job.pair not in self.probed and not job.baseline:
+            self.probing.setdefault(job.pair, job.id)
+
+    def fly(self, job: Job, todo: Todo, worker: int, due_s: float) -> None:
+        """Note that a worker begins a unit."""
+        del job.todo[todo.unit.key]
+        job.flights[worker] = (todo, due_s)
+
+    def land(self, job: Job, worker: int, *, done: bool) -> None:
+        """Note that a unit is done, or that it must run again."""
+        todo, _ = job.flights.pop(worker)
+        if not done:
+            job.todo[todo.unit.key] = todo
+        elif todo.unit.key == QUANTIZE:
+            job.quantized = job.stale = True
+        else:
+            self._probe_ended(job)
+
+    def remove(self, job: Job) -> None:
+        """Forget a job that is over."""
+        self._leave(job)
+        self._probe_ended(job)
+        self.jobs.pop(job.id, None)
+        job.place = Place.GONE
+        job.flights.clear()
+
+    def hold(self, pairs: frozenset[Pair]) -> None:
+        """Hold back the jobs of these pairs that have not begun."""
+        self.held = pairs
+        for job in [job for job in self.jobs.values() if job.pair in pairs]:
+            if job.place in (Place.WAITING, Place.LATER):
+                self._leave(job)
+                job.place = Place.HELD
+
+    def left(self) -> bool:
+        """Whether anything may still run without the user's doing."""
+        return any(job.place is not Place.HELD for job in self.jobs.values())
+
+    def left_s(self) -> float:
+        """Estimated seconds of all units that are neither done nor in flight."""
+        return sum(job.todo_s for job in self.jobs.values())
+
+    def reprice(self, price: Callable[[Job, Todo], Todo]) -> None:
+        """Give all units that are to do a new estimate and sort the waiting jobs by it."""
+        for lane in self.lanes.values():
+            lane.waiting.clear()
+            lane._longest.clear()
+            lane._probes.clear()
+        for job in self.jobs.values():
+            job.todo = {key: price(job, todo) for key, todo in job.todo.items()}
+            if job.place is Place.WAITING and not job.urgent:
+                self.lanes[job.demand].push(job)
+
+    def flying(self) -> Iterator[tuple[Job, int]]:
+        """All units in flight, as their job and worker."""
+        for lane in self.lanes.values():
+            for job in lane.open.values():
+                yield from ((job, worker) for worker in job.flights)
+
+    def _leave(self, job: Job) -> Lane:
+        lane = self.lanes.setdefault(job.demand, Lane())
+        lane.drop(job)
+        if self.probing.get(job.pair) == job.id:
+            del self.probing[job.pair]
+        return lane
+
+    def _probe_ended(self, job: Job) -> None:
+        self.probed.add(job.pair)
+        self.probing.pop(job.pair, None)
