@@ -14,6 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from dllm_sweep import shipping
 from dllm_sweep.errors import InputError, UnknownName
 
 PACKAGE = Path(__file__).parent
@@ -52,7 +53,8 @@ def _entry_points(kind: str) -> Any:
 
 
 def _load_from_file(kind: str, name: str) -> Any:
-    path, _, attribute = name.rpartition(":")
+    named, _, attribute = name.rpartition(":")
+    path = str(shipping.local(named))
     if not Path(path).is_file():
         raise InputError(f"{kind} {name!r}: there is no file {path}")
     try:

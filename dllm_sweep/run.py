@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,16 +13,19 @@ from typing import TYPE_CHECKING, Any
 from dllm_sweep import cluster, preflight, process, shipping
 from dllm_sweep.controller import LEASE_S, Controller, RunSummary, Stop
 from dllm_sweep.errors import ClusterError, Fenced, LeaseHeld
-from dllm_sweep.outfit import Outfit
+from dllm_sweep.outfit import Outfit, Shelves
 from dllm_sweep.progress import Display, display
 from dllm_sweep.racing import Race
-from dllm_sweep.records import Holder, Lease, TrialRow, TrialState
+from dllm_sweep.records import Holder, Lease, TrialState
 
 if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
     from dllm_sweep.db.interface import Store
     from dllm_sweep.db.store import SqlStore
     from dllm_sweep.spec import TrialSpec
     from dllm_sweep.sweep_entries import Resources
+    from dllm_sweep.workers.capacity import Machine
     from dllm_sweep.workers.ray_pool import RayPool
     from dllm_sweep.workers.store_actor import StoreLink
 
@@ -200,16 +202,15 @@ def _look_at_machines(run: _Run) -> None:
     preflight.check_store(found)
 
 
-def _outfit(run: _Run, machines: Any) -> Outfit:
+def _outfit(run: _Run, machines: Sequence[Machine]) -> Outfit:
     from dllm_sweep.demands import resources_of
 
     row = run.store.sweep(run.lease.sweep)
-    trials: tuple[TrialRow, ...] = run.store.trials(row.id)
     return Outfit(
         given=run.options.resources,
         written=resources_of(row.source),
         machines=machines,
-        trials=[trial for trial in trials if trial.state in _OPEN],
+        trials=[trial for trial in run.store.trials(row.id) if trial.state in _OPEN],
         limit=run.options.actors,
     )
 
@@ -221,34 +222,79 @@ def _link(url: str) -> StoreLink:
     return start_writer(url) if url.startswith("sqlite") else DirectLink(url)
 
 
-def _pool(run: _Run, link: StoreLink, outfit: Outfit, kinds: Any) -> RayPool:
+def _pool(run: _Run, link: StoreLink, outfit: Outfit, kinds: Sequence[Machine]) -> RayPool:
+    from dllm_sweep.db import specs
     from dllm_sweep.sharing import shared_weights
-    from dllm_sweep.workers import files, transfer
+    from dllm_sweep.workers import files
     from dllm_sweep.workers.ray_pool import RayPool
 
-    here, remote = files.roots(run.options.files, run.url)
-    options, on_cluster = run.options, run.options.address != cluster.LOCAL
+    def unfinished(connection: Connection) -> tuple[TrialSpec, ...]:
+        return specs.unfinished(connection, run.lease.sweep_id)
+
+    options = run.options
+    here, remote = files.roots(options.files, run.url)
+    on_cluster = options.address != cluster.LOCAL
     peers = f"dllm-sweep-{run.lease.sweep_id}-{run.lease.epoch}"
-    hands_over = on_cluster and not remote
+    shelves = Shelves(peers, here) if on_cluster and not remote else None
     read = functools.cache(shipping.read)
-
-    def files_of(trial: TrialSpec) -> tuple[shipping.ShippedFile, ...]:
-        return tuple(map(read, shipping.paths_of(trial)))
-
-    pool = RayPool(
+    return RayPool(
         link=link,
         options_for=functools.partial(
             outfit.options_for,
             files=here,
             bench=options.bench,
             remote=remote,
-            peers=peers if hands_over else "",
-            kept=shared_weights(_specs(run)),
+            peers=peers if shelves else "",
+            kept=shared_weights(run.store.reading(unfinished)),
         ),
-        on_node=(lambda node: transfer.serve(peers, node, here)) if hands_over else _nothing,
-        files_of=files_of if on_cluster else _nothing_travels,
+        on_node=shelves.serve if shelves else lambda _: None,
+        files_of=lambda trial: tuple(map(read, shipping.paths_of(trial))) if on_cluster else (),
         limit=options.actors,
         idle_s=options.idle_s,
         kinds=kinds,
     )
-    return pool
+
+
+def _refuse_file_from_outside(url: str, address: str) -> None:
+    if cluster.is_client(address) and url.startswith("sqlite"):
+        raise ClusterError(
+            f"a SQLite store is a file of this machine, which {address!r} leaves outside of the"
+            " cluster: use a Postgres store, or --detach, which keeps the file on the cluster's"
+            " head"
+        )
+
+
+def _take_lease(store: Store, sweep: str, *, takeover: bool) -> Lease:
+    holder = process.this_process()
+    try:
+        return store.take_lease(sweep, holder, seconds=LEASE_S, takeover=takeover)
+    except LeaseHeld as held:
+        # A killed controller cannot give its lease back; there is no need to wait for it here.
+        last = Holder(host=held.host, pid=held.pid, process_started_s=held.process_started_s)
+        if not process.is_gone(last):
+            raise
+    return store.take_lease(sweep, holder, seconds=LEASE_S, takeover=True)
+
+
+def _interrupted(stop: Stop, shown: Display) -> Callable[[int, object], None]:
+    """A signal handler: the first signal drains, the second gives the trials back at once."""
+
+    def handle(_signal: int, _frame: object) -> None:
+        if stop.drain:
+            stop.now = True
+            shown.note("stopping now; unfinished units run again with `dllm-sweep resume`")
+            return
+        stop.drain = True
+        shown.note("finishing the units in flight; press Ctrl-C again to stop at once")
+
+    return handle
+
+
+@contextlib.contextmanager
+def _signals(handler: Callable[[int, object], None]) -> Iterator[None]:
+    kept = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, old in kept.items():
+            signal.signal(number, old)

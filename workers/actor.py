@@ -13,15 +13,16 @@ import platform
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from dllm_sweep import __version__
+from dllm_sweep import __version__, shipping
 from dllm_sweep.db.patience import patient
 from dllm_sweep.errors import DiskFull, Fenced, StoreError
 from dllm_sweep.records import Claim, EndReason, HostInfo, TrialState, UnitResult
+from dllm_sweep.shipping import ShippedFile
 from dllm_sweep.spec import Unit
 from dllm_sweep.workers import failures, files
 from dllm_sweep.workers.beat import Beat
@@ -57,19 +58,27 @@ class TrialActor:
         self._beat = Beat(store, f"{self._host.host}:{self._host.pid}", options.beat_s)
         signal.signal(signal.SIGTERM, self._told_to_end)
 
-    def host(self) -> HostInfo:
-        """Describe the machine and the versions this actor runs on."""
-        return self._host
+    def whereabouts(self) -> tuple[HostInfo, str]:
+        """Describe the process, and name the node of the cluster that it runs on."""
+        import ray
+
+        return self._host, ray.get_runtime_context().get_node_id()
 
     def ping(self) -> None:
         """Nothing: that it returns is the news."""
 
-    def run(self, claim: Claim, unit: Unit) -> Outcome | Death:
+    def run(self, claim: Claim, unit: Unit, shipped: Sequence[ShippedFile] = ()) -> Outcome | Death:
         """Run a unit and commit its result; an error ends the attempt with its description.
 
         Whatever a method raises is its trial's error, also what is meant to end a process.
+
+        Args:
+            claim: The right to work at the trial.
+            unit: What to do.
+            shipped: Files that the trial names by their paths on another machine.
         """
         self._busy = True
+        shipping.unpack(shipped)
         try:
             ended = self._run_logged(claim, unit)
         finally:
@@ -168,7 +177,10 @@ def log_path(root: Path, claim: Claim, host: HostInfo) -> Path:
 
 
 def _this_host(device: str) -> HostInfo:
-    own = (("dllm-sweep", __version__), ("python", platform.python_version()))
+    own = [("dllm-sweep", __version__), ("python", platform.python_version())]
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    if gpus:
+        own.append(("gpu", f"{socket.gethostname()}:{gpus}"))
     return HostInfo(
         host=socket.gethostname(),
         pid=os.getpid(),

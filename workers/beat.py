@@ -32,7 +32,8 @@ class Beat:
     def __init__(self, store: Store, worker: str, interval_s: float) -> None:
         self._store, self._worker, self._interval_s = store, worker, interval_s
         self._claim: Claim | None = None
-        self._tail = _Tail(Path(os.devnull))
+        self._outputs: dict[Path, _Output] = {}
+        self._output = _Output(Path(os.devnull))
         # Held during a beat: a unit is not committed while one is in flight, since a beat that
         # arrives after a trial's last commit would be told that the trial is over.
         self._lock = threading.Lock()
@@ -42,8 +43,7 @@ class Beat:
         """Beat for `claim` from now on, and hand over what is added to the file `output`."""
         with self._lock:
             self._claim = claim
-            if self._tail.path != output:
-                self._tail = _Tail(output)
+            self._output = self._outputs.setdefault(output, _Output(output))
 
     def go_on(self, claim: Claim) -> None:
         """Beat for `claim` again, with the same file."""
@@ -67,7 +67,7 @@ class Beat:
             self._beat(claim)
 
     def _run(self) -> None:
-        # Only the sleep of this thread matters, so an event that is never set serves as a clock.
+        # An event that is never set serves as a clock that ends with the process.
         never = threading.Event()
         while not never.wait(self._interval_s):
             with self._lock:
@@ -85,45 +85,52 @@ class Beat:
             log.exception("no sign of life reached the store; trying again")
 
     def _beat(self, claim: Claim) -> None:
-        text = self._tail.read()
+        number, text = self._output.piece()
         try:
-            self._store.beat(claim, self._worker, text)
+            self._store.beat(claim, self._worker, text, number=number)
         except Fenced:
             raise
         except StoreError as error:
-            self._tail.give_back()
             log.warning("no sign of life reached the store; trying again: %s", error)
+            return
+        self._output.arrived()
 
 
-class _Tail:
-    """What is added to a file, piece by piece; of a very long piece, the beginning and the end."""
+class _Output:
+    """What is added to a file, as numbered pieces; of a very long one, beginning and end.
+
+    A piece stays the same until it has arrived: the store keeps one copy of each number.
+    """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._before = self._at = path.stat().st_size if path.is_file() else 0
+        self._path = path
+        self._number, self._piece = 1, ""
+        self._at = path.stat().st_size if path.is_file() else 0
 
-    def read(self) -> str:
-        """What was added since the last call."""
-        self._before = self._at
+    def piece(self) -> tuple[int, str]:
+        """The number and the text of what is to be sent next."""
+        if not self._piece:
+            self._piece = self._read()
+        return self._number, self._piece
+
+    def arrived(self) -> None:
+        """Go on to the next piece."""
+        self._number += bool(self._piece)
+        self._piece = ""
+
+    def _read(self) -> str:
         try:
-            with self.path.open("rb") as file:
+            with self._path.open("rb") as file:
                 file.seek(self._at)
                 added = file.read()
         except OSError:
             return ""
         self._at += len(added)
-        return self._short(added)
-
-    def give_back(self) -> None:
-        """Let the next call return what the last one did, too."""
-        self._at = self._before
-
-    def _short(self, added: bytes) -> str:
         if len(added) <= _LONGEST_BYTES:
             return added.decode(errors="replace")
         half = _LONGEST_BYTES // 2
         left_out = len(added) - 2 * half
-        note = f"\n[{left_out} bytes are left out here; the whole log is {self.path}]\n"
+        note = f"\n[{left_out} bytes are left out here; the whole log is {self._path}]\n"
         return added[:half].decode(errors="replace") + note + added[-half:].decode(errors="replace")
 
 

@@ -31,6 +31,7 @@ class WorkerOptions:
             `Bench`.
         gpus: GPUs that the worker may use, or its share of one.
         beat_s: Seconds between two signs of life to the store.
+        batch_sizes: Models that have a batch size of their own, with it.
         remote: URL of the folder that committed files are put into; `files` is then this
             machine's copy of it. Empty if `files` is where they stay.
         peers: Name under which machines hand each other files (`workers.transfer`); empty if they
@@ -45,9 +46,14 @@ class WorkerOptions:
     bench: str = "dllm_sweep.workers.trial:Workbench"
     gpus: float = 0.0
     beat_s: float = 5.0
+    batch_sizes: tuple[tuple[str, int], ...] = ()
     remote: str = ""
     peers: str = ""
     kept: frozenset[str] = frozenset()
+
+    def batch_size_for(self, model: str) -> int:
+        """Sequences in one forward pass of a model."""
+        return dict(self.batch_sizes).get(model, self.batch_size)
 
 
 class Bench(Protocol):

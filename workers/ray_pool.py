@@ -6,7 +6,7 @@ import itertools
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,10 +14,12 @@ from typing import Any
 import ray
 
 from dllm_sweep.errors import ClusterError
-from dllm_sweep.records import Claim, Demand, HostInfo
-from dllm_sweep.spec import Unit
+from dllm_sweep.records import Claim, Demand
+from dllm_sweep.shipping import ShippedFile
+from dllm_sweep.spec import TrialSpec, Unit
 from dllm_sweep.workers import actor, capacity, deaths
 from dllm_sweep.workers.capacity import Machine
+from dllm_sweep.workers.member import Member, start
 from dllm_sweep.workers.messages import Death, Finished, Outcome, Worker, WorkerOptions
 from dllm_sweep.workers.store_actor import StoreLink
 
@@ -30,32 +32,6 @@ _STARTS_LIMIT = 5
 _BACKOFF_S = 1.0
 _STARVED_S = 5.0
 """Seconds for which a worker finds no room until idle workers of other sizes make some."""
-
-
-@dataclass
-class _Member:
-    """One actor: starting until `host` is known, busy while `flight` is set, else idle."""
-
-    id: int
-    demand: Demand
-    handle: Any
-    group: Any | None
-    starting: Any
-    since_s: float
-    """When it was started, or became idle."""
-    host: HostInfo | None = None
-    flight: Any | None = None
-    ping: Any | None = None
-
-    @property
-    def is_idle(self) -> bool:
-        return self.host is not None and self.flight is None
-
-    @property
-    def refs(self) -> Iterable[Any]:
-        """The calls in flight."""
-        first = self.starting if self.host is None else self.flight
-        return (ref for ref in (first, self.ping) if ref is not None)
 
 
 @dataclass
@@ -75,6 +51,8 @@ class RayPool:
     Args:
         link: How workers reach the store.
         options_for: What a worker of a size is told.
+        on_node: Told once of each node that has a worker.
+        files_of: The files that have to travel with a trial.
         limit: Most workers in all; None is as many as the cluster carries.
         idle_s: Seconds after which an idle worker that is not wanted is ended.
         kinds: Machines that the autoscaler may start.
@@ -86,14 +64,18 @@ class RayPool:
         *,
         link: StoreLink,
         options_for: Callable[[Demand], WorkerOptions],
+        on_node: Callable[[str], None] = lambda _: None,
+        files_of: Callable[[TrialSpec], tuple[ShippedFile, ...]] = lambda _: (),
         limit: int | None = None,
         idle_s: float = _IDLE_S,
         kinds: Sequence[Machine] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._link, self._options_for, self._limit = link, options_for, limit
+        self._on_node, self._files_of = on_node, files_of
+        self._nodes: set[str] = set()
         self._idle_s, self._kinds, self._clock = idle_s, tuple(kinds), clock
-        self._members: dict[int, _Member] = {}
+        self._members: dict[int, Member] = {}
         self._wanted: dict[Demand, int] = {}
         self._trouble: dict[Demand, _Trouble] = {}
         self._logs: dict[int, Path] = {}
@@ -124,7 +106,7 @@ class RayPool:
             raise RuntimeError(f"worker {worker} is not idle")
         files = self._options_for(member.demand).files
         self._logs[claim.trial_id] = actor.log_path(files, claim, member.host)
-        member.flight = member.handle.run.remote(claim, unit)
+        member.flight = member.handle.run.remote(claim, unit, self._files_of(claim.trial))
 
     def wait(self, timeout_s: float) -> list[Finished]:
         """Wait until units ended or a worker came up, or `timeout_s` is over.
@@ -152,7 +134,7 @@ class RayPool:
         for member in list(self._members.values()):
             self._drop(member)
 
-    def _ended(self, member: _Member, ref: Any) -> Finished | None:
+    def _ended(self, member: Member, ref: Any) -> Finished | None:
         """Take note of a call that ended; a unit's end is told."""
         if member.id not in self._members:
             return None
@@ -168,13 +150,16 @@ class RayPool:
             self._drop(member)
         return Finished(worker=member.id, result=result)
 
-    def _came_up(self, member: _Member) -> None:
+    def _came_up(self, member: Member) -> None:
         try:
-            member.host = ray.get(member.starting)
+            member.host, node = ray.get(member.starting)
         except ray.exceptions.RayError as error:
             self._drop(member)
             self._start_failed(member.demand, error)
             return
+        if node not in self._nodes:
+            self._nodes.add(node)
+            self._on_node(node)
         member.since_s = self._clock()
         self._trouble.pop(member.demand, None)
 
@@ -191,7 +176,7 @@ class RayPool:
                 " `dllm-sweep doctor` on a machine of the cluster says what it lacks"
             )
 
-    def _answered(self, member: _Member) -> None:
+    def _answered(self, member: Member) -> None:
         ref, member.ping = member.ping, None
         try:
             ray.get(ref)
@@ -254,27 +239,13 @@ class RayPool:
             self._start(demand)
 
     def _start(self, demand: Demand) -> None:
-        group = _group(demand)
-        handle = (
-            ray.remote(actor.TrialActor)
-            .options(**_placement(demand, group), max_restarts=0, max_task_retries=0)
-            .remote(self._link, self._options_for(demand))
-        )
         number = next(self._numbers)
-        self._members[number] = _Member(
-            id=number,
-            demand=demand,
-            handle=handle,
-            group=group,
-            starting=handle.host.remote(),
-            since_s=self._clock(),
-        )
+        options = self._options_for(demand)
+        self._members[number] = start(number, demand, self._link, options, self._clock())
 
-    def _drop(self, member: _Member) -> None:
+    def _drop(self, member: Member) -> None:
         del self._members[member.id]
-        ray.kill(member.handle, no_restart=True)
-        if member.group is not None:
-            ray.util.remove_placement_group(member.group)
+        member.end()
 
 
 def _first_ready(refs: list[Any], timeout_s: float) -> list[Any]:
@@ -286,28 +257,3 @@ def _first_ready(refs: list[Any], timeout_s: float) -> list[Any]:
     if ready and rest:
         ready += ray.wait(rest, num_returns=len(rest), timeout=0)[0]
     return list(ready)
-
-
-def _group(demand: Demand) -> Any | None:
-    """A place for a worker with several GPUs, set aside whole on one machine."""
-    if demand.gpus <= 1:
-        return None
-    bundle = {"CPU": demand.cpus, "GPU": demand.gpus}
-    if demand.memory_bytes:
-        bundle["memory"] = demand.memory_bytes
-    selector = [dict(demand.labels)] if demand.labels else None
-    return ray.util.placement_group(
-        [bundle], strategy="STRICT_PACK", bundle_label_selector=selector
-    )
-
-
-def _placement(demand: Demand, group: Any | None) -> dict[str, Any]:
-    asked: dict[str, Any] = {"num_cpus": demand.cpus, "num_gpus": demand.gpus}
-    if demand.memory_bytes:
-        asked["memory"] = demand.memory_bytes
-    if group is not None:
-        strategy = ray.util.scheduling_strategies.PlacementGroupSchedulingStrategy(group)
-        return asked | {"scheduling_strategy": strategy}
-    if demand.labels:
-        asked["label_selector"] = dict(demand.labels)
-    return asked

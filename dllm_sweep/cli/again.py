@@ -16,7 +16,6 @@ from dllm_sweep.reports.plans import run_note
 
 if TYPE_CHECKING:
     from dllm_sweep.db.store import SqlStore
-    from dllm_sweep.sweep_entries import Resources
 
 _RETRIED = (TrialState.FAILED, TrialState.CANCELLED)
 
@@ -66,16 +65,13 @@ def _check_key(key: str, rows: Sequence[TrialRow]) -> None:
         )
 
 
-def run_pending(
-    store: str | None, sweep: str, resources: Resources, options: Mapping[str, Any]
-) -> Outcome:
+def run_pending(store: str | None, sweep: str, options: Mapping[str, Any]) -> Outcome:
     """Run what is pending of a sweep; without anything pending, Ray is not even imported.
 
     Args:
         store: The store's address as written.
         sweep: Name of the sweep.
-        resources: The sweep file's; `options` go before them.
-        options: The command line's.
+        options: The command line's; they go before what the sweep file says.
     """
     with existing_store(store) as opened:
         before = opened.trials(opened.sweep(sweep).id)
@@ -83,10 +79,11 @@ def run_pending(
     if not waiting:
         return _outcome(before, "nothing to run", interrupted=False)
     click.echo(run_note(waiting))
-    from dllm_sweep.run import options_for, run_sweep
+    from dllm_sweep.run import RunOptions, run_sweep
     from dllm_sweep.stored import resolve_store
 
-    summary = run_sweep(resolve_store(store), sweep, options_for(resources, options))
+    told = {name: value for name, value in options.items() if value is not None}
+    summary = run_sweep(resolve_store(store), sweep, RunOptions(**told))
     with existing_store(store) as opened:
         after = opened.trials(opened.sweep(sweep).id)
     return _outcome(after, f"ran for {summary.wall_s:.0f} s", interrupted=summary.interrupted)

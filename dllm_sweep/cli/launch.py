@@ -14,16 +14,37 @@ from dllm_sweep.cli.options import Command, any_store, existing_store, file_argu
 _RUN_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
         "--address",
-        metavar="ADDR|auto|local",
+        metavar="ADDR",
         default="local",
         show_default=True,
-        help="A Ray of our own (local), the cluster this machine belongs to (auto), or ADDR.",
+        help="A Ray of our own (local), the cluster that this machine belongs to (auto),"
+        " HOST:PORT, or ray://HOST:10001 from outside.",
     ),
     click.option("--gpus-per-trial", type=click.FloatRange(min=0), help="Shares are fine: 0.5."),
     click.option("--cpus-per-trial", type=click.FloatRange(min=0, min_open=True), help="Cores."),
     click.option("--actors", type=click.IntRange(min=1), help="Number of workers."),
     click.option("--batch-size", type=click.IntRange(min=1), help="Sequences in a forward pass."),
     click.option("--takeover", is_flag=True, help="Take the sweep from another controller."),
+    click.option("--race", is_flag=True, help="Give up trials whose scores have collapsed."),
+    click.option("--files", metavar="FOLDER|URL", help="Where logs, answers and weights go."),
+    click.option(
+        "--log-format",
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="How progress is printed: text or one JSON object a line.",
+    ),
+    click.option(
+        "--metrics-port",
+        type=click.IntRange(0, 65535),
+        help="Serve Prometheus metrics on this port.",
+    ),
+    click.option(
+        "--metrics-host",
+        default="127.0.0.1",
+        show_default=True,
+        help="Address that the metrics are served on.",
+    ),
 )
 
 
@@ -59,7 +80,7 @@ def launch_command(
     with any_store(store) as opened:
         opened.plan_sweep(plan.name, plan.source, plan.trials)
     click.echo(launch_note(plan, standings(plan, before), before))
-    _run(context, store, plan.name, sweep_file.protocol.key, sweep_file.resources, options)
+    _run(context, store, plan.name, sweep_file.protocol.key, options)
 
 
 @click.command("resume")
@@ -73,7 +94,7 @@ def resume_command(
     """Run whatever is not finished of SWEEP (the one launched last)."""
     with existing_store(store) as opened:
         row = opened.sweep(sweep)
-    _run_stored(context, store, row.name, row.source, options)
+    _run(context, store, row.name, None, options)
 
 
 @click.command("retry")
@@ -106,15 +127,7 @@ def retry_command(
         count = put_back(opened, row.id, trials, reason)
     click.echo(f"{count} trials of {row.name!r} wait again")
     if count and not no_run:
-        _run_stored(context, store, row.name, row.source, options)
-
-
-def _run_stored(
-    context: click.Context, store: str | None, name: str, source: str, options: dict[str, Any]
-) -> None:
-    from dllm_sweep.sweep_file import stored_resources
-
-    _run(context, store, name, None, stored_resources(source), options)
+        _run(context, store, row.name, None, options)
 
 
 def _run(
@@ -122,14 +135,13 @@ def _run(
     store: str | None,
     sweep: str,
     protocol_key: str | None,
-    resources: Any,
     options: dict[str, Any],
 ) -> None:
     """Run what is pending, print the leaderboard, and exit with what came of it."""
     from dllm_sweep.cli.again import run_pending
     from dllm_sweep.cli.results import print_leaderboard
 
-    summary = run_pending(store, sweep, resources, options)
+    summary = run_pending(store, sweep, options)
     click.echo(f"\n{summary.sentence}\n")
     print_leaderboard(store, sweep=sweep, protocol_key=protocol_key)
     if summary.interrupted:

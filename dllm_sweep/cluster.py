@@ -1,0 +1,135 @@
+"""Ray from outside: joining a cluster, what may be wrong with that, and what trials get of it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from dllm_sweep import shipping
+from dllm_sweep.errors import ClusterError
+from dllm_sweep.records import Demand
+
+if TYPE_CHECKING:
+    from dllm_sweep.sweep_entries import Resources
+    from dllm_sweep.workers.capacity import Machine
+
+LOCAL = "local"
+_CLIENT = "ray://"
+_CPU_WORKER_BYTES = 2**30
+_OBJECT_STORE_BYTES = 80 * 2**20
+"""Ray's smallest: nothing large travels through Ray here, and it would take 30 % of memory."""
+
+
+def is_client(address: str) -> bool:
+    """Whether the driver stays outside of the cluster."""
+    return address.startswith(_CLIENT)
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[None]:
+    """Join a cluster, or start a Ray of our own on this machine, and leave it at the end.
+
+    Raises:
+        ClusterError: If there is none, or it does not let us in.
+    """
+    import ray
+
+    _join(address, {})
+    # Ray prints why a worker died in many lines of its own, whatever `log_to_driver` says; the
+    # controller says it in one.
+    ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def ship_code(address: str) -> None:
+    """Join again, with this program's code for machines that have none or another one.
+
+    Raises:
+        ClusterError: If the cluster cannot be joined any more.
+    """
+    import ray
+
+    ray.shutdown()
+    with tempfile.TemporaryDirectory() as folder:
+        package = shipping.stage(Path(folder))
+        _join(address, {"py_modules": [str(package)]})
+
+
+def _join(address: str, runtime_env: Mapping[str, Any]) -> None:
+    import ray
+
+    options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address == LOCAL:
+        options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
+    if runtime_env:
+        options["runtime_env"] = dict(runtime_env)
+    try:
+        ray.init(address=address, **options)
+    except ray.exceptions.AuthenticationError as error:
+        raise ClusterError(f"Ray at {address!r} does not let us in: {_TOKEN_ADVICE}") from error
+    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+        raise ClusterError(f"Ray at {address!r} cannot be reached: {_advice(error)}") from error
+
+
+_TOKEN_ADVICE = (
+    "it asks for a token that this machine does not have, or has another one; copy"
+    " ~/.ray/auth_token of the cluster's head to the same place here (or set RAY_AUTH_TOKEN), and"
+    " set RAY_AUTH_MODE=token"
+)
+_START_ADVICE = "start one with `ray start --head`, or leave --address out to run on this machine"
+
+
+def _advice(error: BaseException) -> str:
+    text = " ".join(str(error).split())
+    if any(word in text.lower() for word in ("unauthenticated", "auth token", "auth_token")):
+        return f"{text[:200]}; {_TOKEN_ADVICE}"
+    if "version" in text.lower() and "mismatch" in text.lower():
+        return f"{text[:300]}; install the cluster's versions of Ray and Python here"
+    if "on this host" in text or "local raylet" in text.lower() or "can't find a node" in text:
+        return (
+            f"{text[:200]}; this machine is no part of the cluster: use ray://HEAD:10001, or"
+            " --detach"
+        )
+    return f"{text[:300]}; {_START_ADVICE}"
+
+
+def demand_for(resources: Resources, machines: Sequence[Machine], trials: int) -> Demand:
+    """What one worker gets: what is written, and the rest as suits the cluster.
+
+    A worker gets one GPU and a core where there are GPUs. On CPUs the workers share the cores
+    evenly, as many workers as there are trials, a gibibyte of memory for each.
+
+    Args:
+        resources: What the sweep file or the command line says.
+        machines: The cluster's machines, those that may be started included.
+        trials: How many workers there is work for at most.
+    """
+    some = max((machine.gpus for machine in machines), default=0.0)
+    gpus = resources.gpus if resources.gpus is not None else min(1.0, some)
+    cpus = resources.cpus or (1.0 if gpus else _even_share(machines, trials))
+    return Demand(
+        cpus=cpus,
+        gpus=gpus,
+        memory_bytes=resources.memory_bytes or 0,
+        labels=tuple(sorted((resources.labels or {}).items())),
+    )
+
+
+def _even_share(machines: Sequence[Machine], trials: int) -> float:
+    up = [machine for machine in machines if machine.is_up and machine.cpus] or machines
+    cores = sum(machine.cpus for machine in up)
+    largest = max((machine.cpus for machine in up), default=1.0)
+    memory = sum(machine.memory_bytes for machine in up)
+    by_memory = UNBOUNDED if math.isinf(memory) else memory // _CPU_WORKER_BYTES
+    workers = max(1, min(trials, int(cores), int(by_memory)))
+    return min(max(1.0, cores // workers), largest)
+
+
+UNBOUNDED = 10**6
