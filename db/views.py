@@ -6,41 +6,15 @@ above it.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from sqlalchemy.engine import Connection
+
+from dllm_sweep.db.view import TRIAL as _TRIAL
+from dllm_sweep.db.view import TRIAL_SQL as _TRIAL_SQL
+from dllm_sweep.db.view import View
 
 TOP_OUTLIERS = 20
 """How many rows `outliers_top` keeps for each trial and statistic."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """One view.
-
-    Attributes:
-        about: What one row is.
-        columns: Every column in order, with its meaning.
-        sql: The SELECT.
-    """
-
-    about: str
-    columns: dict[str, str]
-    sql: str
-
-
-_TRIAL = {
-    "sweep": "Name of the sweep.",
-    "trial_key": "SHA-256 of the trial's specification: equal work has an equal key.",
-    "model": "Model as named in the sweep file, with its revision.",
-    "method": "Quantization method; `fp` is the full-precision baseline.",
-    "parameters": "The method's parameters as a JSON object.",
-    "scheme": "Bit-widths and grids, such as `w4a16-g128`.",
-    "calibration": "Calibration set, samples x length and masking; NULL if the method sees none.",
-    "seed": "Seed of everything random in the trial.",
-}
-_TRIAL_SQL = """s.name AS sweep, t.trial_key, t.model, t.method, t.parameters, t.scheme,
-    t.calibration, t.seed"""
 
 _UNITS_SQL = """SELECT u.trial_id, COUNT(*) AS units,
         SUM(CASE WHEN u.state = 'DONE' THEN 1 ELSE 0 END) AS units_done,
@@ -225,26 +199,51 @@ OUTLIERS_TOP = View(
 )
 
 FAILURES = View(
-    about="One row for each attempt that ended without success and said why.",
+    about=(
+        "One row for each attempt that ended without success and said why, and for each worker"
+        " that was lost while the others of its attempt went on."
+    ),
     columns=_TRIAL
     | {
         "label": "The trial's name for people.",
         "state": "The trial's state now.",
         "attempt": "Number of the attempt, from 1.",
+        "worker": "The worker that was lost; empty for the failure that ended the attempt.",
         "end_reason": "ERROR, GPU_OOM, HOST_OOM, LOST, PREEMPTED, TIMEOUT, ABORTED or FENCED.",
         "error_type": "Class of the exception.",
         "message": "Its message.",
+        "traceback": "Where it was raised; empty if the process told nothing.",
         "fingerprint": "Equal for the same fault at the same place of the code.",
         "unit": "The unit that was running.",
+        "host": "The machine that the attempt began on.",
         "log_path": "The attempt's log.",
-        "ended_s": "When the attempt ended, in epoch seconds.",
+        "failed_s": "When it failed, in epoch seconds.",
     },
-    sql=f"""SELECT {_TRIAL_SQL}, t.label, t.state, a.attempt, a.end_reason, f.error_type,
-    f.message, f.fingerprint, f.unit, a.log_path, a.ended_s
+    sql=f"""SELECT {_TRIAL_SQL}, t.label, t.state, a.attempt, f.worker, f.reason AS end_reason,
+    f.error_type, f.message, f.traceback, f.fingerprint, f.unit, a.host, a.log_path, f.failed_s
 FROM failure f
 JOIN attempt a ON a.trial_id = f.trial_id AND a.attempt = f.attempt
 JOIN trial t ON t.id = f.trial_id
 JOIN sweep s ON s.id = t.sweep_id""",
+)
+
+EVENTS = View(
+    about="One row for each change of a trial's state; rows are only ever added.",
+    columns={
+        "id": "Grows with time.",
+        "sweep": _TRIAL["sweep"],
+        "trial_key": _TRIAL["trial_key"],
+        "label": "The trial's name for people.",
+        "attempt": "Number of the attempt that it belongs to; 0 before the first.",
+        "at_s": "When, in epoch seconds of the database's clock.",
+        "from_state": "The state before; NULL for the trial's creation.",
+        "to_state": "The state after.",
+        "actor": "Who did it: `planner`, `controller`, `owner` (the worker) or `user`.",
+        "reason": "Why; empty where it goes without saying.",
+    },
+    sql="""SELECT e.id, s.name AS sweep, t.trial_key, t.label, e.attempt, e.at_s, e.from_state,
+    e.to_state, e.actor, e.reason
+FROM event e JOIN trial t ON t.id = e.trial_id JOIN sweep s ON s.id = t.sweep_id""",
 )
 
 _STATES = ("pending", "running", "succeeded", "failed", "pruned", "cancelled", "skipped")
@@ -282,6 +281,7 @@ VIEWS = {
     "leaderboard": LEADERBOARD,
     "outliers_top": OUTLIERS_TOP,
     "failures": FAILURES,
+    "events": EVENTS,
     "progress": PROGRESS,
 }
 
