@@ -99,6 +99,14 @@ def _store_is_an_address(value: SecretStr | None) -> SecretStr | None:
     return value
 
 
+def _files_are_found_from_anywhere(value: str | None) -> str | None:
+    """`resume` and `gc` know the text of the file, but not the folder that it lay in."""
+    if value is None or "://" in value or Path(value).expanduser().is_absolute():
+        return value
+    refuse([Finding((), f"{value!r} must be a whole path, or a URL such as s3://bucket/sweeps")])
+    return None
+
+
 class SweepFile(Entry):
     """All that a sweep file can say. Build one with `read`."""
 
@@ -124,6 +132,7 @@ class SweepFile(Entry):
     exclude: Rules = ()
     resources: Resources = Resources()
     store: Annotated[SecretStr | None, AfterValidator(_store_is_an_address)] = None
+    files: Annotated[str | None, AfterValidator(_files_are_found_from_anywhere)] = None
     _folder: Path = PrivateAttr(default=Path())
     _text: str = PrivateAttr(default="")
 
@@ -219,6 +228,12 @@ def stored_resources(text: str) -> Resources:
     data = load(text).data
     written = data.get("resources") if isinstance(data, dict) else None
     return Resources.model_validate(written or {})
+
+
+def stored_files(text: str) -> str | None:
+    """The folder or URL for files that a sweep file's text names; None if it names none."""
+    data = load(text).data
+    return data.get("files") if isinstance(data, dict) else None
 
 
 def _read_text(path: Path) -> str:

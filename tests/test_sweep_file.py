@@ -6,7 +6,7 @@ import pytest
 
 from dllm_sweep.errors import SweepFileError
 from dllm_sweep.spec import QuantScheme
-from dllm_sweep.sweep_file import parse, read
+from dllm_sweep.sweep_file import parse, read, stored_files
 
 GOOD = {
     "models": ["toy"],
@@ -234,3 +234,15 @@ def test_an_alias_that_holds_itself_ends(folder):
 def test_the_files_that_we_ship_are_right(path):
     file = read(Path(__file__).parent.parent / path)
     assert file.protocol.decoding.steps == 16
+
+
+@pytest.mark.parametrize("files", ["/data/sweeps", "~/sweeps", "s3://bucket/sweeps"])
+def test_files_may_go_to_a_folder_or_behind_a_url(folder, files):
+    assert good(folder, files=files).files == files
+    assert stored_files(json.dumps(GOOD | {"files": files})) == files
+    assert stored_files(json.dumps(GOOD)) is None
+
+
+def test_a_folder_that_only_the_sweep_files_own_folder_leads_to_is_refused(folder):
+    (problem,) = problems_with(folder, files="sweeps")
+    assert problem == "files: 'sweeps' must be a whole path, or a URL such as s3://bucket/sweeps"

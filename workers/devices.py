@@ -85,7 +85,8 @@ def peak_bytes(devices: tuple[str, ...]) -> int | None:
     """Most memory that tensors took on the GPUs since `reset_peak`; None on CPUs."""
     if devices[0] == "cpu":
         return None
-    return sum(torch.cuda.max_memory_allocated(device) for device in devices)
+    peak: int = sum(torch.cuda.max_memory_allocated(device) for device in devices)
+    return peak
 
 
 def reset_peak(devices: tuple[str, ...]) -> None:

@@ -89,7 +89,8 @@ def activation_statistics(
         Statistics by the linear's full name, as `input_statistics` gives them.
     """
     if ref.digest is None or spec.digest is None:
-        return input_statistics(model, batches)
+        fresh: dict[str, InputStatistics] = input_statistics(model, batches)
+        return fresh
     sizes = [len(batch.input_ids) for batch in batches]
     kind = [str(model.dtype), model.device.type]
     inputs = [ref.digest, to_json(spec), sizes, kind]

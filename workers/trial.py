@@ -9,7 +9,7 @@ import hashlib
 import logging
 import time
 from dataclasses import replace
-from pathlib import Path
+from functools import lru_cache
 
 import torch
 
@@ -23,6 +23,7 @@ from dllm_sweep.outlier_study import outliers
 from dllm_sweep.quant import artifact as weights_artifact
 from dllm_sweep.records import Artifact, Claim, Cost, UnitResult
 from dllm_sweep.sharing import quantization_key
+from dllm_sweep.shipping import local
 from dllm_sweep.spec import TaskSpec, TrialSpec, Unit
 from dllm_sweep.workers import devices, files, samples, shared
 from dllm_sweep.workers.depot import open_depot
@@ -69,7 +70,8 @@ class Workbench:
         """
         started = time.monotonic()
         devices.reset_peak(self._devices)
-        batch_size = max(1, int(self.options.batch_size * claim.batch_scale))
+        usual = self.options.batch_size_for(str(claim.trial.model))
+        batch_size = max(1, int(usual * claim.batch_scale))
         if unit.kind == "quantize":
             result = self._quantize(claim, batch_size)
         elif unit.kind == "outliers":
@@ -248,10 +250,17 @@ def _quantized_stage(trial: TrialSpec) -> Stage | None:
     key = quantization_key(trial)
     if key is None:
         return None
-    # A method in a file of the user's own may change without its version being raised.
-    file = Path(trial.method.rpartition(":")[0])
-    code = hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
-    return Stage(name="quantized", version=1, inputs=[key, code], suffix=".json")
+    return Stage(name="quantized", version=1, inputs=[key, _code_of(trial.method)], suffix=".json")
+
+
+@lru_cache
+def _code_of(method: str) -> str:
+    """Digest of a method's own file, which may change without its version being raised.
+
+    Once a process: the class that was imported stays as it was, too.
+    """
+    file = local(method.rpartition(":")[0])
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
 
 
 def _task(trial: TrialSpec, unit: Unit) -> TaskSpec:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_sweep.errors import CalibrationError, suggestion
+from dllm_sweep.shipping import local
 from dllm_sweep.spec import CalibrationSpec
 
 DATA = Path(__file__).parent / "data"
@@ -69,7 +70,7 @@ def local_path(source: str) -> Path | None:
     packaged = DATA / f"{source}.jsonl"
     if source in names():
         return packaged
-    path = Path(source).expanduser()
+    path = local(source).expanduser()
     if path.exists():
         return path
     if path.suffix in _READERS or source.startswith((".", "/", "~")):

@@ -81,8 +81,9 @@ def weight_bytes(name: str, *, dtype: str, revision: str | None = None) -> int:
         CheckpointError: If its files cannot be read.
     """
     files = weight_files(locate(name, revision).folder)
-    weights = sum(prod(tensor.shape) for file in files for tensor in headers(file))
-    return weights * DTYPES[dtype].itemsize
+    weights: int = sum(prod(tensor.shape) for file in files for tensor in headers(file))
+    size: int = DTYPES[dtype].itemsize
+    return weights * size
 
 
 def _devices(

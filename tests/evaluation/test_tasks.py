@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dllm_sweep.errors import InputError, UnknownName
+from dllm_sweep.evaluation import tasks
 from dllm_sweep.evaluation.tasks import (
     FOLDER,
     load_tasks,
@@ -143,3 +144,11 @@ def test_whether_a_task_may_be_cut_is_told_without_lm_eval():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_tasks_files_are_its_own_and_those_beside_it_that_it_names(task_files):
+    path = Path(task_files["choices"])
+    named = tasks.task_files(path)
+    assert named == (path, path.parent / "data" / "items.jsonl")
+    code = [file.name for file in tasks.task_files(FOLDER / "tiny_code.yaml")]
+    assert code == ["tiny_code.jsonl", "tiny_code.yaml", "tiny_code_metric.py"]

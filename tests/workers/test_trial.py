@@ -12,7 +12,7 @@ from dllm_sweep.sharing import quantization_key
 from dllm_sweep.spec import CalibrationSpec, QuantScheme, Unit
 from dllm_sweep.workers import files
 from dllm_sweep.workers.failures import WeightsLost
-from dllm_sweep.workers.trial import Workbench
+from dllm_sweep.workers.trial import Workbench, _code_of
 
 QUANTIZE = Unit(kind="quantize")
 FACTS = Unit(kind="evaluate", task="tiny_facts")
@@ -111,6 +111,7 @@ def test_truncated_weights_are_quantized_again_not_shared(options, counted, time
 def test_a_method_whose_file_has_changed_quantizes_again(options, counted, times, tmp_path):
     Workbench(options).run(counted, QUANTIZE)
     (tmp_path / "own.py").write_text(COUNTED + "# changed\n")
+    _code_of.cache_clear()  # as in a new process
     Workbench(options).run(counted, QUANTIZE)
     assert times() == 2
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from dllm_sweep.errors import InputError, UnknownName
+from dllm_sweep.shipping import local
 from dllm_sweep.spec import TaskSpec
 
 FOLDER = Path(__file__).parent
@@ -48,8 +49,16 @@ def task_file(name: str) -> Path | None:
     """
     if name in task_names():
         return FOLDER / f"{name}.yaml"
-    path = Path(name)
+    path = local(name)
     return path if path.suffix == ".yaml" and path.is_file() else None
+
+
+def task_files(path: Path) -> tuple[Path, ...]:
+    """List a task's YAML file with the data and the Python files beside it that it names."""
+    text = path.read_text(encoding="utf-8")
+    named = {path.name, *_DATA_FILE.findall(text)}
+    named |= {f"{module}.py" for module in _FUNCTION.findall(text)}
+    return tuple(path.parent / name for name in sorted(named) if (path.parent / name).is_file())
 
 
 def task_digest(name: str) -> str:
@@ -62,14 +71,10 @@ def task_digest(name: str) -> str:
     path = task_file(name)
     if path is None:
         return f"lm-eval {version('lm-eval')}"
-    text = path.read_text(encoding="utf-8")
-    named = {path.name, *_DATA_FILE.findall(text)}
-    named |= {f"{module}.py" for module in _FUNCTION.findall(text)}
     digest = hashlib.sha256()
-    for file in sorted(named):
-        if (path.parent / file).is_file():
-            digest.update(f"{file}\0".encode())
-            digest.update(hashlib.sha256((path.parent / file).read_bytes()).digest())
+    for file in task_files(path):
+        digest.update(f"{file.relative_to(path.parent)}\0".encode())
+        digest.update(hashlib.sha256(file.read_bytes()).digest())
     return digest.hexdigest()
 
 
