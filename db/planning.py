@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -15,11 +15,11 @@ from dllm_sweep.db import reuse
 from dllm_sweep.db.bulk import insert_rows
 from dllm_sweep.db.clock import db_now
 from dllm_sweep.db.history import log_created
-from dllm_sweep.db.schema import ProtocolRow, Sweep, Trial, UnitRow
+from dllm_sweep.db.schema import ProtocolRow, Sweep, Trial
 from dllm_sweep.db.transitions import Actor, check
 from dllm_sweep.errors import StoreError
 from dllm_sweep.records import PlannedTrial, PlannedUnit, TrialState
-from dllm_sweep.spec import ProtocolSpec, Unit, to_json
+from dllm_sweep.spec import Unit, canonical, to_json
 
 _UNIT_COLUMNS = (
     "trial_id",
@@ -58,13 +58,12 @@ def plan(
     if not new:
         return sweep_id
     legal = [key for key, trial in new.items() if trial.skip_reason is None]
-    for key in legal:
-        planned_units(new[key])
+    units = {key: planned_units(new[key]) for key in legal}
     found = reuse.sources(connection, sweep_id, legal) if reuse_results else {}
     before = connection.scalar(sa.select(sa.func.coalesce(sa.func.max(Trial.id), 0))) or 0
     _put_protocols(connection, new.values())
     _put_trials(connection, sweep_id, new, found)
-    _put_units(connection, sweep_id, {key: new[key] for key in legal if key not in found})
+    _put_units(connection, sweep_id, {key: units[key] for key in legal if key not in found})
     if found:
         reuse.copy_results(connection, sweep_id, before)
     log_created(connection, sweep_id, before)
@@ -81,7 +80,8 @@ def planned_units(trial: PlannedTrial) -> tuple[PlannedUnit, ...]:
     if not trial.units:
         share = trial.estimated_s / max(len(whole), 1)
         return tuple(PlannedUnit(unit=unit, estimated_s=share) for unit in whole)
-    if not _covers(tuple(planned.unit for planned in trial.units), whole):
+    units = tuple(planned.unit for planned in trial.units)
+    if units != whole and not _covers(units, whole):
         raise StoreError(
             f"trial {trial.label}: its planned units are not those of its specification;"
             " plan every task once, whole or in all its shards"
@@ -136,7 +136,7 @@ def _put_trials(
     rows = [_trial_row(key, trial, found.get(key)) for key, trial in new.items()]
     same = {"sweep_id": sweep_id, "created_s": at_s} | _FRESH
     columns = (*same, *rows[0])
-    insert_rows(connection, Trial, columns, ((*same.values(), *row.values()) for row in rows))
+    insert_rows(connection, "trial", columns, ((*same.values(), *row.values()) for row in rows))
 
 
 _FRESH = {
@@ -150,41 +150,25 @@ _FRESH = {
 }
 
 
-def _put_units(connection: Connection, sweep_id: int, new: dict[str, PlannedTrial]) -> None:
+def _put_units(
+    connection: Connection, sweep_id: int, units: dict[str, tuple[PlannedUnit, ...]]
+) -> None:
     ids = connection.execute(sa.select(Trial.trial_key, Trial.id).where(Trial.sweep_id == sweep_id))
     rows = (
         (trial_id, 0, *row)
         for key, trial_id in ids.all()
-        if key in new
-        for row in _unit_rows(planned_units(new[key]))
+        if key in units
+        for row in _unit_rows(units[key])
     )
-    insert_rows(connection, UnitRow, _UNIT_COLUMNS, rows)
+    insert_rows(connection, "unit", _UNIT_COLUMNS, rows)
 
 
-@lru_cache(maxsize=1024)
-def _unit_rows(units: tuple[PlannedUnit, ...]) -> tuple[tuple[Any, ...], ...]:
-    """What a row of `unit` says after its trial and generation; equal for many trials."""
-    return tuple(
-        (
-            planned.unit.key,
-            position,
-            planned.unit.kind,
-            planned.unit.task,
-            planned.unit.shard,
-            planned.unit.shards,
-            planned.estimated_s,
-            "PENDING",
-            [],
-            "",
-            "",
-        )
-        for position, planned in enumerate(units)
-    )
-
-
-@lru_cache(maxsize=64)
-def _protocol_key(protocol: ProtocolSpec) -> str:
-    return protocol.key
+def _unit_rows(units: tuple[PlannedUnit, ...]) -> Iterator[tuple[Any, ...]]:
+    """What rows of `unit` say after trial and generation."""
+    for position, planned in enumerate(units):
+        unit = planned.unit
+        same = unit.key, position, unit.kind, unit.task, unit.shard, unit.shards
+        yield *same, planned.estimated_s, "PENDING", "[]", "", ""
 
 
 def _trial_row(key: str, trial: PlannedTrial, origin: reuse.Origin | None) -> dict[str, Any]:
@@ -194,7 +178,7 @@ def _trial_row(key: str, trial: PlannedTrial, origin: reuse.Origin | None) -> di
     return {
         "trial_key": key,
         "label": trial.label,
-        "spec": to_json(spec),
+        "spec": canonical(spec),
         "model": str(spec.model),
         "model_digest": spec.model.digest,
         "method": spec.method,
@@ -207,7 +191,7 @@ def _trial_row(key: str, trial: PlannedTrial, origin: reuse.Origin | None) -> di
         "group_size": scheme.group_size,
         "symmetric": scheme.symmetric,
         "calibration": None if spec.calibration is None else str(spec.calibration),
-        "protocol_key": _protocol_key(spec.protocol),
+        "protocol_key": spec.protocol.key,
         "seed": spec.seed,
         "is_baseline": spec.is_baseline,
         "state": str(state),
