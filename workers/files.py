@@ -61,6 +61,21 @@ def roots(given: str | None, store: str) -> tuple[Path, str]:
     return here, given.rstrip("/")
 
 
+def usable(root: Path) -> Path:
+    """This machine's folder for files, where machines have folders of their own.
+
+    Args:
+        root: The folder on the controller's machine. Where it cannot be made or written, as under
+            another user's home, a folder of the same run under the temporary files stands in.
+    """
+    with contextlib.suppress(OSError):
+        root.mkdir(parents=True, exist_ok=True)
+    if os.access(root, os.W_OK):
+        return root
+    mark = hashlib.sha256(str(root).encode()).hexdigest()[:_KEY_DIGITS]
+    return Path(tempfile.gettempdir()) / f"dllm-sweep-{os.getuid()}" / f"files-{mark}"
+
+
 def log_path(root: Path, trial_id: int, trial_key: str, attempt: int) -> Path:
     """The log of one attempt."""
     return root / "logs" / f"{trial_id}-{trial_key[:_KEY_DIGITS]}" / f"attempt-{attempt}.log"

@@ -23,11 +23,12 @@ class FileShelf:
     """Hands out the files under one machine's folder, and takes new ones in.
 
     Args:
-        root: The folder; nothing outside it is touched.
+        root: The folder on the controller's machine; nothing outside this machine's is touched.
+        home: Whether this is that machine.
     """
 
-    def __init__(self, root: Path) -> None:
-        self._root = root.resolve()
+    def __init__(self, root: Path, *, home: bool = False) -> None:
+        self._root = (root if home else files.usable(root)).resolve()
 
     def size(self, name: str) -> int | None:
         """Bytes of a file; None if it is not here."""
@@ -161,7 +162,7 @@ def serve(peers: str, node_id: str, folder: Path, *, home: bool = False) -> Any:
     Args:
         peers: The run's name; workers find the shelves by it.
         node_id: Ray's id of the machine.
-        folder: Its folder for files.
+        folder: The folder for files on the controller's machine.
         home: Whether it is the controller's machine, where answers to items end up.
     """
     on_node = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node_id, soft=False)
@@ -174,5 +175,5 @@ def serve(peers: str, node_id: str, folder: Path, *, home: bool = False) -> Any:
             max_task_retries=3,
             scheduling_strategy=on_node,
         )
-        .remote(folder)
+        .remote(folder, home=home)
     )

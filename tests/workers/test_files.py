@@ -60,3 +60,12 @@ def test_a_folder_that_cannot_be_written_is_named_with_what_to_do(tmp_path, erro
 def test_other_errors_while_writing_stay_as_they_are(tmp_path, error):
     with pytest.raises(type(error)), files.writing_into(tmp_path):
         raise error
+
+
+def test_a_machine_that_cannot_make_the_controllers_folder_has_one_of_its_own(tmp_path):
+    (tmp_path / "file").write_text("no folder")
+    assert files.usable(tmp_path / "new") == tmp_path / "new"
+    other = files.usable(tmp_path / "file" / "below")
+    assert other != files.usable(tmp_path / "file" / "beside")
+    assert not other.is_relative_to(tmp_path)
+    assert other == files.usable(tmp_path / "file" / "below"), "all workers of a machine agree"
