@@ -58,7 +58,7 @@ RULES = (
     Rule(
         name="scores of a task that is not done",
         advice=_NOT_OURS,
-        sql=f"""{_OF} m.task {_FROM}
+        sql=f"""SELECT DISTINCT s.name, t.trial_key, t.label, m.task {_FROM}
             JOIN metric m ON m.trial_id = t.id AND m.generation = t.generation
             WHERE EXISTS (SELECT 1 FROM unit u WHERE u.trial_id = t.id
                 AND u.generation = t.generation AND u.task = m.task AND u.state <> 'DONE')
