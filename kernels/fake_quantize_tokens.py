@@ -82,17 +82,19 @@ def launch(activations: Tensor, *, bits: int, symmetric: bool, clip_ratio: float
     out = torch.empty_like(rows)
     lowest, highest, steps = _codes(bits, symmetric)
     if rows.shape[0]:
-        _kernel()[(rows.shape[0],)](
-            rows,
-            out,
-            channels,
-            float(clip_ratio),
-            float(lowest),
-            float(highest),
-            float(steps),
-            SYMMETRIC=symmetric,
-            BLOCK=1 << (channels - 1).bit_length(),
-        )
+        # Triton launches on the current device, which need not be the tensors'.
+        with torch.cuda.device_of(rows):
+            _kernel()[(rows.shape[0],)](
+                rows,
+                out,
+                channels,
+                float(clip_ratio),
+                float(lowest),
+                float(highest),
+                float(steps),
+                SYMMETRIC=symmetric,
+                BLOCK=1 << (channels - 1).bit_length(),
+            )
     return out.reshape(activations.shape)
 
 

@@ -5,6 +5,7 @@ import torch
 
 from dllm_sweep import load_model
 from dllm_sweep.decoding import generate, log_likelihood
+from dllm_sweep.kernels.fake_quantize_tokens import launch
 from dllm_sweep.methods import quantize
 from dllm_sweep.outlier_study import outliers
 from dllm_sweep.spec import CalibrationSpec, DecodingSpec, OutlierSpec, TaskSpec
@@ -78,6 +79,14 @@ def test_quantized_weights_are_those_of_one_gpu(loaded, method):
     assert same_linears(one, two)
     ids = torch.arange(24, device="cuda:0")[None]
     assert torch.equal(one.logits(ids), two.logits(ids))
+
+
+def test_a_kernel_runs_where_its_tensors_are():
+    activations = torch.randn(64, 256, device="cuda:0", generator=torch.Generator("cuda:0"))
+    options = {"bits": 8, "symmetric": True, "clip_ratio": 1.0}
+    first = launch(activations, **options)
+    for _ in range(20):
+        assert torch.equal(launch(activations.to("cuda:1"), **options).cpu(), first.cpu())
 
 
 @pytest.mark.parametrize("task", ["tiny_facts", "tiny_math"])
