@@ -51,7 +51,7 @@ def _merged(unit: Unit, parts: Sequence[Metric]) -> Metric:
     if len(parts) != unit.shards:
         raise StoreError(
             f"{unit.key}: {len(parts)} of {unit.shards} shards have the score {parts[0].name};"
-            " evaluate the task again, with --fresh"
+            " all shards of a task must come from one version of it"
         )
     wild = [part.value for part in parts if part.tally is None]
     total = sum((part.tally for part in parts if part.tally is not None), Tally())

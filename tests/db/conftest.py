@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -22,9 +24,11 @@ from dllm_sweep.records import (
     ModuleRow,
     OutlierRow,
     PlannedTrial,
+    PlannedUnit,
     UnitResult,
 )
 from dllm_sweep.spec import ModelRef, ProtocolSpec, QuantScheme, TaskSpec, TrialSpec, Unit
+from dllm_sweep.tally import Tally
 
 SQL_STORES = ["sqlite", "postgres"]
 
@@ -57,6 +61,33 @@ class Build:
             )
             for spec in specs
         ]
+
+    def in_shards(self, spec: TrialSpec, shards: int, task: str = "math") -> PlannedTrial:
+        """A trial with one of its tasks cut into shards."""
+        units = [
+            Unit(kind=unit.kind, task=unit.task, shard=shard, shards=count)
+            for unit in spec.units()
+            for count in [shards if unit.task == task else 1]
+            for shard in range(count)
+        ]
+        (plan,) = self.planned(spec)
+        planned = tuple(PlannedUnit(unit=unit, estimated_s=5.0) for unit in units)
+        return replace(plan, units=planned)
+
+    def scored(self, unit: Unit, scores: Sequence[float]) -> UnitResult:
+        """The result of a task, or of its shard, over items with these scores."""
+        part = scores[len(scores) * unit.shard // unit.shards :]
+        part = part[: len(scores) * (unit.shard + 1) // unit.shards - (len(scores) - len(part))]
+        tally = Tally.of(part)
+        metric = Metric(
+            task=unit.task,
+            name="acc",
+            value=tally.mean if part else math.nan,
+            stderr=tally.stderr,
+            n=len(part),
+            tally=tally,
+        )
+        return UnitResult(unit=unit, wall_s=3.0, metrics=(metric,), host="node", device="cpu")
 
     def result(self, unit: Unit, digest: str = "a", value: float = 0.5) -> UnitResult:
         return {
@@ -119,7 +150,7 @@ class Build:
     def run(self, store, lease, trial, *, digest: str = "a", value: float = 0.5) -> None:
         """Claim a trial and commit all its units."""
         claim = store.claim(lease, trial.id, uuid.uuid4().hex, self.host)
-        for unit in claim.trial.units():
+        for unit in claim.units:
             store.commit_unit(claim, self.result(unit, digest, value))
 
 
