@@ -100,7 +100,8 @@ def query(engines: Engines, sql: str, params: Sequence[object] = ()) -> Table:
     try:
         with engines.read.begin() as connection:
             result = connection.exec_driver_sql(text, tuple(params) or None)
-            return _table(result)
+            # Nothing is converted in a statement that is text; the driver's own rows come faster.
+            return Table(tuple(result.keys()), tuple(result.cursor.fetchall()))
     except DBAPIError as error:
         raise InputError(f"the query failed: {explain(error)}") from error
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dllm_sweep.reports.listing import Listing, as_csv, markdown, text_of
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SCORES_SQL = """SELECT sweep, trial_key, task, metric, value, stderr, n FROM results
 WHERE is_primary ORDER BY sweep, trial_key, task, metric"""
+_OF_SWEEP = """SELECT trial_key, task, value, stderr FROM results
+WHERE is_primary AND sweep = ?"""
 BOARD_SQL = """SELECT * FROM leaderboard ORDER BY sweep, protocol_key, model, place, label"""
 LEGEND = (
     "Scores ± one standard error; delta is the mean's to full precision; a relative\n"
@@ -25,8 +27,7 @@ LEGEND = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class Score:
+class Score(NamedTuple):
     """One task's primary score.
 
     Attributes:
@@ -83,19 +84,27 @@ def boards(
         sweep: Name of a sweep; None is all.
         protocol_key: Only this protocol; None is all.
     """
-    scores: dict[tuple[str, str], dict[str, Score]] = {}
-    for row in store.query(SCORES_SQL).dicts():
-        score = Score(value=row["value"], stderr=row["stderr"])
-        scores.setdefault((row["sweep"], row["trial_key"]), {})[row["task"]] = score
     groups: dict[tuple[str, str], list[Entry]] = {}
+    scores: dict[str, dict[str, dict[str, Score]]] = {}
     for row in store.leaderboard_rows(sweep).dicts():
-        entry = Entry(row=row, scores=scores.get((row["sweep"], row["trial_key"]), {}))
-        groups.setdefault((row["sweep"], row["protocol_key"]), []).append(entry)
+        name, key = row["sweep"], row["trial_key"]
+        if name not in scores:
+            scores[name] = _scores(store, name)
+        entry = Entry(row=row, scores=scores[name].get(key, {}))
+        groups.setdefault((name, row["protocol_key"]), []).append(entry)
     return tuple(
         _board(sweep_name, key, entries)
         for (sweep_name, key), entries in groups.items()
         if protocol_key in (None, key)
     )
+
+
+def _scores(store: SqlStore, sweep: str) -> dict[str, dict[str, Score]]:
+    """The primary scores of a sweep's trials by key and task."""
+    found: dict[str, dict[str, Score]] = {}
+    for key, task, value, stderr in store.query(_OF_SWEEP, [sweep]).rows:
+        found.setdefault(key, {})[task] = Score(value, stderr)
+    return found
 
 
 def _board(sweep: str, protocol_key: str, entries: Sequence[Entry]) -> Board:
@@ -150,9 +159,7 @@ def _all(found: Sequence[Board]) -> list[tuple[Board, Entry]]:
 
 
 def _record(board: Board, entry: Entry) -> dict[str, Any]:
-    scores = {
-        task: {"value": score.value, "stderr": score.stderr} for task, score in entry.scores.items()
-    }
+    scores = {task: score._asdict() for task, score in sorted(entry.scores.items())}
     return {**entry.row, "parameters": json.loads(entry.row["parameters"]), "scores": scores}
 
 

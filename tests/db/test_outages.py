@@ -169,7 +169,7 @@ def test_a_wrong_password_or_database_is_no_outage(server):
 def test_a_trial_that_another_client_holds_for_too_long_is_unavailable(
     server, address, build, plan, monkeypatch
 ):
-    monkeypatch.setitem(engines._WRITE_LIMITS, "lock_timeout", 200)
+    monkeypatch.setitem(engines._WRITING, "lock_timeout", 200)
     store = open_store(address)
     claim = plan(store)
     with store._engines.read.connect() as other:
