@@ -1,4 +1,4 @@
-"""The specs of a sweep's trials, for what has to know all of them before the first is claimed."""
+"""The specs of trials, for what has to know all of them before the first is claimed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from dllm_sweep.spec import TrialSpec, from_json
 _UNFINISHED = (TrialState.PENDING, TrialState.RUNNING)
 
 
-def unfinished(connection: Connection, sweep_id: int) -> tuple[TrialSpec, ...]:
-    """The specs of a sweep's trials that wait or run, in planning order."""
-    query = (
-        sa.select(Trial.spec)
-        .where(Trial.sweep_id == sweep_id, Trial.state.in_(_UNFINISHED))
-        .order_by(Trial.id)
-    )
+def unfinished(connection: Connection, sweep_id: int | None = None) -> tuple[TrialSpec, ...]:
+    """The specs of trials that wait or run, in planning order; of all sweeps if none is named."""
+    query = sa.select(Trial.spec).where(Trial.state.in_(_UNFINISHED)).order_by(Trial.id)
+    if sweep_id is not None:
+        query = query.where(Trial.sweep_id == sweep_id)
     return tuple(from_json(TrialSpec, spec) for spec in connection.scalars(query))
