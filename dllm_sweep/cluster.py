@@ -66,30 +66,82 @@ def _join(address: str, runtime_env: Mapping[str, Any]) -> None:
     import ray
 
     options: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    knock(address)
     if address == LOCAL:
         options |= {"include_dashboard": False, "object_store_memory": _OBJECT_STORE_BYTES}
     if runtime_env:
         options["runtime_env"] = dict(runtime_env)
     try:
         ray.init(address=address, **options)
-    except ray.exceptions.AuthenticationError as error:
-        raise ClusterError(f"Ray at {address!r} does not let us in: {_TOKEN_ADVICE}") from error
     except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
         raise ClusterError(f"Ray at {address!r} cannot be reached: {_advice(error)}") from error
 
 
-_TOKEN_ADVICE = (
-    "it asks for a token that this machine does not have, or has another one; copy"
-    " ~/.ray/auth_token of the cluster's head to the same place here (or set RAY_AUTH_TOKEN), and"
-    " set RAY_AUTH_MODE=token"
+TOKEN_ADVICE = (
+    "copy ~/.ray/auth_token of the cluster's head to the same place on this machine (or set"
+    " RAY_AUTH_TOKEN), and set RAY_AUTH_MODE=token"
 )
 _START_ADVICE = "start one with `ray start --head`, or leave --address out to run on this machine"
+_KNOCK_S = 10.0
+
+
+def knock(address: str) -> None:
+    """Ask for a trifle first: Ray itself tries for long, and does not tell why it is not let in.
+
+    Raises:
+        ClusterError: If nobody answers at the address, or asks for another token.
+    """
+    import grpc
+    import ray
+
+    server, method = _door(address)
+    if server is None:
+        return
+    try:
+        with grpc.insecure_channel(server) as channel:
+            channel.unary_unary(method)(b"", timeout=_KNOCK_S, metadata=_token())
+    except grpc.RpcError as error:
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            raise ClusterError(
+                f"Ray at {address!r} does not let us in: it asks for a token, and this machine has"
+                f" none or another one; {TOKEN_ADVICE}"
+            ) from error
+        if error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+            raise ClusterError(
+                f"Ray at {address!r} cannot be reached: nobody answers at {server}; {_START_ADVICE}"
+            ) from error
+    except ray.exceptions.AuthenticationError as error:
+        raise ClusterError(
+            f"this machine has no token, but RAY_AUTH_MODE asks for one; {TOKEN_ADVICE}"
+        ) from error
+
+
+def _door(address: str) -> tuple[str | None, str]:
+    """The server behind an address and a call that it answers at once; None if there is none."""
+    from ray._private.services import canonicalize_bootstrap_address
+
+    if "://" in address and not is_client(address):
+        return None, ""
+    if is_client(address):
+        return address.removeprefix(_CLIENT).partition("/")[0], "/ray.rpc.RayletDriver/ClusterInfo"
+    with contextlib.suppress(ConnectionError, ValueError, OSError):
+        server = None if address == LOCAL else canonicalize_bootstrap_address(address)
+        return server, "/ray.rpc.NodeInfoGcsService/GetClusterId"
+    return None, ""
+
+
+def _token() -> tuple[tuple[str, str], ...]:
+    """What a call shows to be let in, if this machine is set up for that."""
+    from ray._raylet import AuthenticationTokenLoader
+
+    loader = AuthenticationTokenLoader.instance()
+    return tuple(loader.get_token_for_http_header().items()) if loader.has_token() else ()
 
 
 def _advice(error: BaseException) -> str:
     text = " ".join(str(error).split())
-    if any(word in text.lower() for word in ("unauthenticated", "auth token", "auth_token")):
-        return f"{text[:200]}; {_TOKEN_ADVICE}"
+    if "authentication" in text.lower():
+        return f"{text[:200]}; {TOKEN_ADVICE}"
     if "version" in text.lower() and "mismatch" in text.lower():
         return f"{text[:300]}; install the cluster's versions of Ray and Python here"
     if "on this host" in text or "local raylet" in text.lower() or "can't find a node" in text:

@@ -12,18 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 from dllm_sweep import cluster, preflight, process, shipping
 from dllm_sweep.controller import LEASE_S, Controller, RunSummary, Stop
-from dllm_sweep.errors import ClusterError, Fenced, LeaseHeld
+from dllm_sweep.errors import ClusterError, Fenced
 from dllm_sweep.outfit import Outfit, Shelves
 from dllm_sweep.progress import Display, display
 from dllm_sweep.racing import Race
-from dllm_sweep.records import Holder, Lease, TrialState
+from dllm_sweep.records import Lease, TrialState
 
 if TYPE_CHECKING:
-    from sqlalchemy.engine import Connection
-
-    from dllm_sweep.db.interface import Store
     from dllm_sweep.db.store import SqlStore
-    from dllm_sweep.spec import TrialSpec
     from dllm_sweep.sweep_entries import Resources
     from dllm_sweep.workers.capacity import Machine
     from dllm_sweep.workers.ray_pool import RayPool
@@ -114,7 +110,14 @@ def run_sweep(store_url: str, sweep: str, options: RunOptions) -> RunSummary:
         metrics_host=options.metrics_host,
     )
     stop = Stop()
-    lease = _take_lease(store, sweep, takeover=options.takeover)
+    lease = process.take_lease(
+        store,
+        sweep,
+        process.this_process(),
+        seconds=LEASE_S,
+        takeover=options.takeover,
+        tell=shown.note,
+    )
     run = _Run(url=store_url, store=store, lease=lease, options=options, shown=shown, stop=stop)
     try:
         # Ray swallows a Ctrl-C while it starts, and puts handlers of its own in place.
@@ -145,11 +148,13 @@ def launch(file: str | Path, *, store: str | Path | None = None, **options: Any)
     """
     from dllm_sweep.db.connect import open_store
     from dllm_sweep.plan import make_plan
-    from dllm_sweep.stored import resolve_store
+    from dllm_sweep.stored import preferred, resolve_store
     from dllm_sweep.sweep_file import read
 
-    plan = make_plan(read(Path(file)))
-    address = resolve_store(None if store is None else str(store))
+    sweep_file = read(Path(file))
+    plan = make_plan(sweep_file)
+    given = None if store is None else str(store)
+    address = resolve_store(preferred(given, sweep_file.store_address))
     opened = open_store(address)
     try:
         opened.plan_sweep(plan.name, plan.source, plan.trials)
@@ -168,7 +173,12 @@ def _on_cluster(run: _Run) -> RunSummary:
     outfit = _outfit(run, capacity.machines(kinds))
     preflight.check_demands(outfit.demands, outfit.machines)
     link = _link(run.url)
-    store = patient(link.open(), tell=run.shown.note, stop=lambda: run.stop.now)
+    store = patient(
+        link.open(),
+        tell=run.shown.note,
+        waited=run.shown.store_waited,
+        stop=lambda: run.stop.now,
+    )
     store.renew_lease(run.lease, seconds=LEASE_S)
     pool = _pool(run, link, outfit, kinds)
     try:
@@ -225,14 +235,13 @@ def _link(url: str) -> StoreLink:
 def _pool(run: _Run, link: StoreLink, outfit: Outfit, kinds: Sequence[Machine]) -> RayPool:
     from dllm_sweep.db import specs
     from dllm_sweep.sharing import shared_weights
+    from dllm_sweep.sweep_file import stored_files
     from dllm_sweep.workers import files
     from dllm_sweep.workers.ray_pool import RayPool
 
-    def unfinished(connection: Connection) -> tuple[TrialSpec, ...]:
-        return specs.unfinished(connection, run.lease.sweep_id)
-
     options = run.options
-    here, remote = files.roots(options.files, run.url)
+    source = run.store.sweep(run.lease.sweep).source
+    here, remote = files.roots(options.files or stored_files(source), run.url)
     on_cluster = options.address != cluster.LOCAL
     peers = f"dllm-sweep-{run.lease.sweep_id}-{run.lease.epoch}"
     shelves = Shelves(peers, here) if on_cluster and not remote else None
@@ -245,7 +254,7 @@ def _pool(run: _Run, link: StoreLink, outfit: Outfit, kinds: Sequence[Machine]) 
             bench=options.bench,
             remote=remote,
             peers=peers if shelves else "",
-            kept=shared_weights(run.store.reading(unfinished)),
+            kept=shared_weights(run.store.reading(specs.unfinished)),
         ),
         on_node=shelves.serve if shelves else lambda _: None,
         files_of=lambda trial: tuple(map(read, shipping.paths_of(trial))) if on_cluster else (),
@@ -262,18 +271,6 @@ def _refuse_file_from_outside(url: str, address: str) -> None:
             " cluster: use a Postgres store, or --detach, which keeps the file on the cluster's"
             " head"
         )
-
-
-def _take_lease(store: Store, sweep: str, *, takeover: bool) -> Lease:
-    holder = process.this_process()
-    try:
-        return store.take_lease(sweep, holder, seconds=LEASE_S, takeover=takeover)
-    except LeaseHeld as held:
-        # A killed controller cannot give its lease back; there is no need to wait for it here.
-        last = Holder(host=held.host, pid=held.pid, process_started_s=held.process_started_s)
-        if not process.is_gone(last):
-            raise
-    return store.take_lease(sweep, holder, seconds=LEASE_S, takeover=True)
 
 
 def _interrupted(stop: Stop, shown: Display) -> Callable[[int, object], None]:

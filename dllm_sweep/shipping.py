@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,11 +48,34 @@ def paths_of(trial: TrialSpec) -> tuple[str, ...]:
     return tuple(sorted(set(_paths_of(trial))))
 
 
-def unpack(shipped: Iterable[ShippedFile]) -> None:
-    """Write the files that came along to a folder of this machine, where `local` finds them."""
-    for file in shipped:
-        if file.path not in _copies or _copies[file.path].parent.name != file.sha256:
-            _copies[file.path] = _keep(file)
+def unpack(shipped: Sequence[ShippedFile]) -> None:
+    """Write the files that came along to a folder of this machine, where `local` finds them.
+
+    They keep their places to each other: a task names its data beside it.
+    """
+    if not shipped:
+        return
+    folder = _bundle_folder(shipped)
+    if not folder.is_dir():
+        _write(shipped, folder)
+    _copies.update({file.path: _place(folder, file.path) for file in shipped})
+
+
+def read(path: str) -> ShippedFile:
+    """Read a file that a trial names so that it can travel.
+
+    Raises:
+        InputError: If it is too large for that, or is not there any more.
+    """
+    place = local(path)
+    if not place.is_file():
+        raise InputError(f"{path}: there is no such file (any more), and a trial names it")
+    if place.stat().st_size > _LARGEST_BYTES:
+        raise InputError(
+            f"{path}: more than {_LARGEST_BYTES // 2**20} MiB do not travel with each trial: put"
+            " the file where all machines find it, or on a hub"
+        )
+    return ShippedFile(path=path, content=place.read_bytes())
 
 
 def stage(folder: Path) -> Path:
@@ -93,37 +116,44 @@ def _paths_of(trial: TrialSpec) -> Iterator[str]:
     """Paths as the trial has them; names of the package, and of the hub, are no files."""
     if ".py:" in trial.method:
         yield trial.method.rpartition(":")[0]
-    yield from (task.name for task in trial.protocol.tasks if task.name.endswith(".yaml"))
+    for task in trial.protocol.tasks:
+        if task.name.endswith(".yaml"):
+            yield from _with_data(task.name)
     texts = [trial.calibration]
     if trial.protocol.outliers is not None:
         texts.append(trial.protocol.outliers.text)
     yield from (text.source for text in texts if text is not None and local(text.source).is_file())
 
 
-def read(path: str) -> ShippedFile:
-    """Read a file that a trial names, so that it can travel.
+def _with_data(task: str) -> Iterator[str]:
+    """A task's file and those that it names, by their paths on the machine of the planning."""
+    from dllm_sweep.evaluation.tasks import task_files
 
-    Raises:
-        InputError: If it is too large for that, or is not there any more.
-    """
-    place = local(path)
-    if not place.is_file():
-        raise InputError(f"{path}: there is no such file (any more), and a trial names it")
-    if place.stat().st_size > _LARGEST_BYTES:
-        raise InputError(
-            f"{path}: more than {_LARGEST_BYTES // 2**20} MiB do not travel with each trial: put"
-            " the file where all machines find it, or on a hub"
-        )
-    return ShippedFile(path=path, content=place.read_bytes())
+    yield task
+    here = local(task)
+    for path in task_files(here) if here.is_file() else ():
+        yield os.path.normpath(Path(task).parent / os.path.relpath(path, here.parent))
 
 
-def _keep(file: ShippedFile) -> Path:
-    """Write a copy under its digest; several processes of a machine may do so at once."""
-    folder = Path(tempfile.gettempdir()) / f"dllm-sweep-{os.getuid()}" / file.sha256
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    target = folder / Path(file.path).name
-    if not target.is_file() or target.read_bytes() != file.content:
-        part = folder / f".{os.getpid()}.part"
-        part.write_bytes(file.content)
-        part.replace(target)
-    return target
+def _bundle_folder(shipped: Sequence[ShippedFile]) -> Path:
+    listed = "\n".join(f"{file.sha256} {file.path}" for file in shipped)
+    name = hashlib.sha256(listed.encode()).hexdigest()
+    return Path(tempfile.gettempdir()) / f"dllm-sweep-{os.getuid()}" / name
+
+
+def _place(folder: Path, path: str) -> Path:
+    return folder / path.lstrip("/")
+
+
+def _write(shipped: Sequence[ShippedFile], folder: Path) -> None:
+    """Make the folder whole before it gets its name: several processes of a machine may do so."""
+    folder.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    part = Path(tempfile.mkdtemp(dir=folder.parent))
+    for file in shipped:
+        target = _place(part, file.path)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(file.content)
+    try:
+        part.rename(folder)
+    except OSError:
+        shutil.rmtree(part)  # another process was faster

@@ -27,6 +27,7 @@ LAYERS = {
     "upkeep": 8,
     "controller": 7,
     "simulate": 8,
+    "outlook": 8,
     "landing": 7,
     "dispatch": 7,
     "mirror": 7,
@@ -76,6 +77,7 @@ SIDEWAYS = {
     ("catalog", "evaluation"),
     ("costs", "models"),
     ("costs", "evaluation"),
+    ("shipping", "evaluation"),
 }
 """Imports inside functions that go up on purpose."""
 

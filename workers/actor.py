@@ -50,6 +50,8 @@ class TrialActor:
         if options.device == "cpu":
             # Ray leaves this unset for workers without a GPU: they would see every one.
             os.environ["CUDA_VISIBLE_DEVICES"] = ""
+        if options.peers:
+            options = replace(options, files=files.usable(options.files))
         store = link.open()
         self._store, self._options = patient(store), options
         self._bench = self._new_bench()

@@ -78,7 +78,7 @@ def run_pending(store: str | None, sweep: str, options: Mapping[str, Any]) -> Ou
     waiting = [row for row in before if row.state in (TrialState.PENDING, TrialState.RUNNING)]
     if not waiting:
         return _outcome(before, "nothing to run", interrupted=False)
-    click.echo(run_note(waiting))
+    click.echo(run_note(waiting), err=options.get("log_format") == "json")
     from dllm_sweep.run import RunOptions, run_sweep
     from dllm_sweep.stored import resolve_store
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +55,29 @@ def run_options(command: Command) -> Command:
     return command
 
 
+_detach_option = click.option(
+    "--detach",
+    is_flag=True,
+    help="Run as a Ray job on the cluster of --address, and return. A SQLite store is then a file"
+    " of the cluster's head.",
+)
+
+
 @click.command("launch")
 @file_argument
 @store_option
+@click.option("--fresh", is_flag=True, help="Take over no results of equal trials elsewhere.")
+@_detach_option
 @run_options
 @click.pass_context
 def launch_command(
-    context: click.Context, /, file: Path, store: str | None, **options: Any
+    context: click.Context,
+    /,
+    file: Path,
+    store: str | None,
+    fresh: bool,
+    detach: bool,
+    **options: Any,
 ) -> None:
     """Plan the sweep FILE, run what is not done yet, and print the leaderboard.
 
@@ -76,22 +92,33 @@ def launch_command(
     sweep_file = read(file)
     store = preferred(store, sweep_file.store_address)
     plan = make_plan(sweep_file)
+    if detach:
+        from dllm_sweep.cli.detached import launch_detached
+
+        launch_detached(store, plan, options, reuse=not fresh)
+        return
     before = stored_trials(store, plan.name)
     with any_store(store) as opened:
-        opened.plan_sweep(plan.name, plan.source, plan.trials)
-    click.echo(launch_note(plan, standings(plan, before), before))
+        opened.plan_sweep(plan.name, plan.source, plan.trials, reuse=not fresh)
+    click.echo(launch_note(plan, standings(plan, before), before), err=_is_json(options))
     _run(context, store, plan.name, sweep_file.protocol.key, options)
 
 
 @click.command("resume")
 @click.argument("sweep", required=False)
 @store_option
+@_detach_option
 @run_options
 @click.pass_context
 def resume_command(
-    context: click.Context, /, sweep: str | None, store: str | None, **options: Any
+    context: click.Context, /, sweep: str | None, store: str | None, detach: bool, **options: Any
 ) -> None:
     """Run whatever is not finished of SWEEP (the one launched last)."""
+    if detach:
+        from dllm_sweep.cli.detached import resume_detached
+
+        resume_detached(store, sweep, options)
+        return
     with existing_store(store) as opened:
         row = opened.sweep(sweep)
     _run(context, store, row.name, None, options)
@@ -125,7 +152,7 @@ def retry_command(
     with existing_store(store) as opened:
         row = opened.sweep(sweep)
         count = put_back(opened, row.id, trials, reason)
-    click.echo(f"{count} trials of {row.name!r} wait again")
+    click.echo(f"{count} trials of {row.name!r} wait again", err=_is_json(options))
     if count and not no_run:
         _run(context, store, row.name, None, options)
 
@@ -142,8 +169,14 @@ def _run(
     from dllm_sweep.cli.results import print_leaderboard
 
     summary = run_pending(store, sweep, options)
-    click.echo(f"\n{summary.sentence}\n")
-    print_leaderboard(store, sweep=sweep, protocol_key=protocol_key)
+    click.echo(f"\n{summary.sentence}\n", err=_is_json(options))
+    if not _is_json(options):
+        print_leaderboard(store, sweep=sweep, protocol_key=protocol_key)
     if summary.interrupted:
         context.exit(INTERRUPTED)
     context.exit(1 if summary.failed else 0)
+
+
+def _is_json(options: Mapping[str, Any]) -> bool:
+    """Whether standard output is for JSON lines alone, so that text goes to standard error."""
+    return options["log_format"] == "json"
