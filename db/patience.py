@@ -30,6 +30,7 @@ class Patient:
         store: The store.
         patience_s: Seconds without an answer after which the error is raised.
         tell: Told once when waiting begins and once when it is over; None writes to the log.
+        waited: Told of every pause: its seconds, and the error before it.
         stop: Asked while waiting; True gives up at once.
         clock: Seconds that never run backwards.
         sleep: Waits for some seconds.
@@ -41,6 +42,7 @@ class Patient:
         *,
         patience_s: float = PATIENCE_S,
         tell: Callable[[str], None] | None = None,
+        waited: Callable[[float, str], None] | None = None,
         stop: Callable[[], bool] | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
@@ -48,6 +50,7 @@ class Patient:
         self._store, self._patience_s = store, patience_s
         self._tell, self._stop = tell or log.warning, stop or _never
         self._clock, self._sleep = clock, sleep
+        self._waited = waited or _unheard
 
     def __getattr__(self, method: str) -> Callable[..., Any]:
         if method.startswith("_"):
@@ -73,7 +76,9 @@ class Patient:
         pause_s = _FIRST_PAUSE_S
         while not self._stop() and self._clock() - began_s < self._patience_s:
             # Workers that lost the store together must not come back together.
-            self._rest(pause_s * random.uniform(0.5, 1.0))
+            rested_s = pause_s * random.uniform(0.5, 1.0)
+            self._rest(rested_s)
+            self._waited(rested_s, str(error))
             pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             try:
                 answer = call()
@@ -101,3 +106,7 @@ def _again(store: Store, patience_s: float) -> Patient:
 
 def _never() -> bool:
     return False
+
+
+def _unheard(seconds: float, error: str) -> None:
+    """Nobody asked to be told of pauses."""

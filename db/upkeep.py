@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 from dllm_sweep.db.clock import db_now
 from dllm_sweep.db.schema import ArtifactRow, LogRow, Sweep, Trial, UnitRow
 from dllm_sweep.records import TrialState
+from dllm_sweep.spec import TrialSpec, from_json
 
 if TYPE_CHECKING:
     from dllm_sweep.db.store import SqlStore
@@ -129,6 +130,21 @@ def trial_ends(store: SqlStore) -> tuple[TrialEnd, ...]:
         TrialEnd(**{**row._mapping, "state": TrialState(row.state)})  # type: ignore[arg-type]
         for row in rows
     )
+
+
+def specs(store: SqlStore, *, are_open: bool) -> dict[str, TrialSpec]:
+    """What the trials are, by key: those that wait or run, or those of the others with weights."""
+    trial, artifact = Trial.__table__.c, ArtifactRow.__table__.c
+    query = sa.select(trial.trial_key, trial.spec)
+    if are_open:
+        query = query.where(trial.state.in_(OPEN))
+    else:
+        weights = sa.select(artifact.trial_id).where(
+            artifact.kind == "weights", artifact.removed_s.is_(None)
+        )
+        query = query.where(trial.state.not_in(OPEN), trial.id.in_(weights))
+    rows = store.reading(lambda connection: connection.execute(query).all())
+    return {key: from_json(TrialSpec, spec) for key, spec in rows}
 
 
 def forget_files(store: SqlStore, paths: Collection[str]) -> frozenset[str]:

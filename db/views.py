@@ -217,10 +217,11 @@ FAILURES = View(
         "unit": "The unit that was running.",
         "host": "The machine that the attempt began on.",
         "log_path": "The attempt's log.",
-        "failed_s": "When it failed, in epoch seconds.",
+        "ended_s": "When it failed, in epoch seconds.",
     },
     sql=f"""SELECT {_TRIAL_SQL}, t.label, t.state, a.attempt, f.worker, f.reason AS end_reason,
-    f.error_type, f.message, f.traceback, f.fingerprint, f.unit, a.host, a.log_path, f.failed_s
+    f.error_type, f.message, f.traceback, f.fingerprint, f.unit, a.host, a.log_path,
+    f.failed_s AS ended_s
 FROM failure f
 JOIN attempt a ON a.trial_id = f.trial_id AND a.attempt = f.attempt
 JOIN trial t ON t.id = f.trial_id

@@ -62,7 +62,8 @@ class Display(Protocol):
         """The controller has renewed its lease."""
 
     def store_waited(self, seconds: float, error: str) -> None:
-        """The store did not answer; the call was repeated after `seconds`."""
+        """The store did not answer; the call was repeated after `seconds`. A note is told, too,
+        when waiting begins and when it is over."""
 
     def note(self, text: str) -> None:
         """Something the user should know."""

@@ -72,10 +72,6 @@ class LiveDisplay(Quiet):
         """Print one line above the bar."""
         self.note(f"{trial.label}: {state}{reason(failure)}")
 
-    def store_waited(self, seconds: float, error: str) -> None:
-        """Print one line above the bar."""
-        self.note(f"the store does not answer, trying again after {seconds:.1f} s: {error}")
-
     def note(self, text: str) -> None:
         """Print one line above the bar."""
         self._live.console.print(text, markup=False, highlight=False)

@@ -39,10 +39,6 @@ class PlainDisplay(Quiet):
         """Print one line."""
         self.note(f"{trial.label}: {state}{reason(failure)}")
 
-    def store_waited(self, seconds: float, error: str) -> None:
-        """Print one line."""
-        self.note(f"the store does not answer, trying again after {seconds:.1f} s: {error}")
-
     def note(self, text: str) -> None:
         """Print one line."""
         print(f"[{time.monotonic() - self._zero:7.1f}s] {text}", file=self._stream, flush=True)

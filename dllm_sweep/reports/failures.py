@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from dllm_sweep.db.store import SqlStore
 
 _SQL = """SELECT trial_key, label, model, method, scheme, state, attempt, end_reason, error_type,
-    message, fingerprint, unit, host, failed_s
-FROM failures WHERE sweep = ? ORDER BY failed_s, trial_key, attempt"""
+    message, fingerprint, unit, host, ended_s
+FROM failures WHERE sweep = ? ORDER BY ended_s, trial_key, attempt"""
 _TRACEBACK_SQL = """SELECT traceback FROM failures
-WHERE sweep = ? AND trial_key = ? AND attempt = ? AND fingerprint = ? ORDER BY failed_s DESC"""
+WHERE sweep = ? AND trial_key = ? AND attempt = ? AND fingerprint = ? ORDER BY ended_s DESC"""
 _COLUMNS = (
     "class",
     "error_type",
@@ -123,8 +123,8 @@ def _row(group: Group) -> tuple[object, ...]:
         group.fingerprint,
         group.last["unit"],
         group.last["message"],
-        group.failures[0]["failed_s"],
-        group.last["failed_s"],
+        group.failures[0]["ended_s"],
+        group.last["ended_s"],
         group.last["trial_key"],
         group.last["host"],
         group.rule.kind,
@@ -141,7 +141,7 @@ def text_of(group: Group) -> str:
         f", unit {last['unit']}",
         "place": group.fingerprint,
         "said": message if len(message) <= _LINE else f"{message[:_LINE]}...",
-        "when": _when(group.failures[0]["failed_s"], last["failed_s"]),
+        "when": _when(group.failures[0]["ended_s"], last["ended_s"]),
         "last": f"{last['label']} ({last['trial_key'][:8]}), attempt {last['attempt']}"
         f" on {last['host']}",
         "do": group.rule.advice,

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dllm_sweep.db import upkeep
 from dllm_sweep.records import TrialState
+from dllm_sweep.sharing import quantization_key
 from dllm_sweep.upkeep.folders import Folder, StoredFile
 
 if TYPE_CHECKING:
@@ -75,10 +76,12 @@ class Facts:
     Attributes:
         named: Rows by the path that they name.
         ends: Trials by number.
+        lending: Keys of ended trials whose weights serve one that waits or runs.
     """
 
     named: Mapping[str, Sequence[NamedFile]]
-    ends: Mapping[int, TrialEnd] = field(default_factory=dict)
+    ends: Mapping[int, TrialEnd]
+    lending: frozenset[str]
 
     @classmethod
     def read(cls, store: SqlStore) -> Facts:
@@ -86,7 +89,17 @@ class Facts:
         named: dict[str, list[NamedFile]] = {}
         for row in upkeep.named_files(store):
             named.setdefault(row.path, []).append(row)
-        return cls(named, {trial.id: trial for trial in upkeep.trial_ends(store)})
+        ends = {trial.id: trial for trial in upkeep.trial_ends(store)}
+        return cls(named, ends, _lending(store))
+
+
+def _lending(store: SqlStore) -> frozenset[str]:
+    """Trials with equal weights quantize once: the next one takes the file of the last."""
+    asked = {quantization_key(spec) for spec in upkeep.specs(store, are_open=True).values()}
+    lenders = upkeep.specs(store, are_open=False) if asked - {None} else {}
+    return frozenset(
+        key for key, spec in lenders.items() if quantization_key(spec) in asked - {None}
+    )
 
 
 def examine(facts: Facts, files: Iterable[StoredFile], ages: Ages, *, orphans: bool) -> Findings:
@@ -135,11 +148,11 @@ def _why(file: StoredFile, facts: Facts, ages: Ages) -> str | None:
     rows = facts.named.get(file.path, ())
     if not any(not row.removed for row in rows):
         return ORPHAN
-    reasons = [_why_row(row, ages) for row in rows if not row.removed]
+    reasons = [_why_row(row, facts, ages) for row in rows if not row.removed]
     return None if None in reasons else reasons[0]
 
 
-def _why_row(row: NamedFile, ages: Ages) -> str | None:
+def _why_row(row: NamedFile, facts: Facts, ages: Ages) -> str | None:
     """Why one row does not need its file; None if it does."""
     if not row.current:
         return "superseded"
@@ -147,7 +160,7 @@ def _why_row(row: NamedFile, ages: Ages) -> str | None:
         return None
     if row.kind == "samples":
         return "samples, old" if _older(row.ended_ago_s, ages.samples) else None
-    if row.kind != "weights":
+    if row.kind != "weights" or row.trial_key in facts.lending:
         return None
     if row.state is TrialState.SUCCEEDED:
         return "weights of a trial that succeeded"

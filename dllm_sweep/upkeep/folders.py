@@ -11,8 +11,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, Protocol
 
-import yaml
-
 from dllm_sweep.errors import StoreError
 
 OURS = ("weights", "samples", "stages", "fetched", "logs")
@@ -196,9 +194,10 @@ def folders_of(given: str | None, store: str, sources: Sequence[str]) -> tuple[F
         store: The store's URL.
         sources: The texts of the store's sweep files, which may name folders under `files`.
     """
+    from dllm_sweep.sweep_file import stored_files
     from dllm_sweep.workers.files import roots
 
-    named = [given] if given is not None else [None, *map(_files_key, sources)]
+    named = [given] if given is not None else [None, *map(stored_files, sources)]
     found: dict[str, Folder] = {}
     for name in named:
         local, remote = roots(name, store)
@@ -206,15 +205,6 @@ def folders_of(given: str | None, store: str, sources: Sequence[str]) -> tuple[F
         if remote:
             found[remote] = RemoteFolder(remote)
     return tuple(found.values())
-
-
-def _files_key(source: str) -> str | None:
-    try:
-        data = yaml.safe_load(source)
-    except yaml.YAMLError:
-        return None
-    value = data.get("files") if isinstance(data, dict) else None
-    return value if isinstance(value, str) else None
 
 
 def _age_s(facts: dict[str, Any]) -> float:

@@ -1,5 +1,7 @@
 """`gc`: what nobody needs goes, what anybody may need stays."""
 
+import dataclasses
+
 import pytest
 
 from dllm_sweep.db import upkeep
@@ -82,6 +84,24 @@ def test_equal_weights_of_two_trials_stay_until_both_have_ended(bench):
     bench.end_earlier(days=30)
     bench.cli("gc", ORPHANS)
     assert not shared.exists()
+
+
+def test_weights_stay_as_long_as_another_trial_would_quantize_to_the_same(bench):
+    """The second trial differs from the first in what it is measured on alone."""
+    known = dataclasses.replace(bench.build.spec("rtn").model, digest="d" * 64)
+    spec = dataclasses.replace(bench.build.spec("rtn", seed=9), model=known)
+    limited = dataclasses.replace(spec.protocol, tasks=spec.protocol.tasks[:1])
+    twin = dataclasses.replace(spec, protocol=limited)
+    bench.store.plan_sweep("demo", "name: demo", bench.build.planned(spec, twin))
+    first, second = (row for row in bench.store.trials(1) if row.key in (spec.key, twin.key))
+    claim = bench.store.claim(bench.lease, first.id, "c", bench.build.host)
+    for unit in claim.units:
+        bench.commit(claim, unit, b"shared weights")
+    bench.age(days=30)
+    bench.end_earlier(days=30)
+    assert kinds(bench) == {}
+    bench.store.cancel(1, keys=(second.key,))
+    assert kinds(bench) == {("weights", "weights of a trial that succeeded"): 1}
 
 
 def test_weights_of_a_failed_trial_wait_a_week_for_a_retry(bench):

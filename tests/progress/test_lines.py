@@ -57,7 +57,6 @@ def test_plain_lines_leave_out_what_nobody_reads(tell):
         '5/9 toy gptq "w4": quantize done in 12.5 s',
         'toy gptq "w4": PENDING (evaluate:math:1/2: OutOfMemoryError: CUDA out of memory)',
         "worker 12 is gone: its GPU was out of memory",
-        "the store does not answer, trying again after 2.5 s: the server does not answer",
         "a note",
     ]
 
