@@ -113,8 +113,8 @@ def writing_into(folder: Path | str) -> Iterator[None]:
         if number not in _UNWRITABLE:
             raise
         raise DiskFull(
-            f"{folder} cannot be written: {os.strerror(number)}; make room (`dllm-sweep gc`) or"
-            " name another folder with --files, then resume"
+            f"{folder} cannot be written: {os.strerror(number)}; make room (`dllm-sweep gc`), or"
+            " move the folder and name its new place with --files, then resume"
         ) from error
 
 
