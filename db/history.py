@@ -71,14 +71,10 @@ def log_created(connection: Connection, sweep_id: int, after_id: int) -> None:
 
 def end_attempts(connection: Connection, trials: sa.ColumnElement[bool], reason: EndReason) -> None:
     """End the running attempts of all `trials` that are RUNNING; call it before moving them."""
-    running = (
-        sa.exists()
-        .where(trials, Trial.state == TrialState.RUNNING)
-        .where(Trial.id == Attempt.trial_id, Trial.attempt == Attempt.attempt)
-    )
+    running = sa.select(Trial.id).where(trials, Trial.state == TrialState.RUNNING)
     connection.execute(
         sa.update(Attempt)
-        .where(running, Attempt.ended_s.is_(None))
+        .where(Attempt.trial_id.in_(running), Attempt.ended_s.is_(None))
         .values(ended_s=db_now(), end_reason=reason)
     )
 

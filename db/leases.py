@@ -122,7 +122,7 @@ def _refuse_if_held(connection: Connection, row: Row[Any], holder: Holder) -> No
 
 
 def _requeue_running(connection: Connection, sweep_id: int, end: EndReason, why: str) -> None:
-    running = Trial.sweep_id == sweep_id
+    running = sa.and_(Trial.sweep_id == sweep_id, Trial.state == TrialState.RUNNING)
     lock(connection, running)
     end_attempts(connection, running, end)
     move(
