@@ -40,13 +40,6 @@ def describe(devices: tuple[str, ...]) -> str:
     return name if len(devices) == 1 else f"{len(devices)}x {name}"
 
 
-def identity(devices: tuple[str, ...]) -> str:
-    """The GPUs' own numbers, which tell them from all others; empty for a CPU."""
-    if devices[0] == "cpu":
-        return ""
-    return ",".join(str(torch.cuda.get_device_properties(device).uuid) for device in devices)
-
-
 def give_back(devices: tuple[str, ...]) -> bool:
     """Give unused memory back to the GPUs; say whether something still holds on to some of it.
 

@@ -43,7 +43,6 @@ class Workbench:
     Attributes:
         options: What is the same for all units.
         device_name: `cpu` or the GPU's name.
-        device_id: The GPU's own number; empty for a CPU.
         worn_out: Whether the process should be replaced: a model that was let go has left memory
             of a GPU taken.
     """
@@ -52,7 +51,6 @@ class Workbench:
         self.options = options
         self._devices = devices.prepare(options)
         self.device_name = devices.describe(self._devices)
-        self.device_id = devices.identity(self._devices)
         self.worn_out = False
         self._depot = open_depot(options)
         self._stages = StageCache(self._depot)
