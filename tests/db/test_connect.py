@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sqlite3
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
 
+from dllm_sweep.db import connect
 from dllm_sweep.db.connect import current, head, open_store, resolve_url, safe_url, upgrade
 from dllm_sweep.db.engines import migration_connection, open_engines
 from dllm_sweep.db.schema import Base
@@ -30,6 +33,12 @@ def test_the_migrated_tables_are_those_of_the_schema(sql_store, store_url):
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, Base.metadata) == []
     engines.dispose()
+
+
+def test_the_program_works_with_the_last_migration():
+    scripts = ScriptDirectory(str(Path(connect.__file__).with_name("migrations")))
+    assert head() == scripts.get_current_head()
+    assert {script.revision for script in scripts.walk_revisions()} == connect._known()
 
 
 def test_the_migrated_checks_are_those_of_the_schema(on_sqlite, sql_store, store_url):
