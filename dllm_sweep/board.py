@@ -7,7 +7,7 @@ so that choosing the next unit costs a few comparisons however many trials wait.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 
@@ -88,7 +88,7 @@ class Job:
     demand: Demand
     load_s: float
     estimates: dict[str, float]
-    todo: dict[str, Todo]
+    todo: dict[str, Todo] = field(default_factory=dict)
     orphaned: bool = False
     quantized: bool = False
     ready_at_s: float = 0.0
@@ -96,6 +96,7 @@ class Job:
     stale: bool = False
     place: Place = Place.GONE
     flights: dict[int, tuple[Todo, float]] = field(default_factory=dict)
+    _todo_s: float | None = None
 
     @property
     def pair(self) -> Pair:
@@ -120,7 +121,22 @@ class Job:
     @property
     def todo_s(self) -> float:
         """Estimated seconds of what is neither done nor in flight."""
-        return sum(todo.cost_s for todo in self.todo.values())
+        if self._todo_s is None:
+            self._todo_s = sum(todo.cost_s for todo in self.todo.values())
+        return self._todo_s
+
+    def set_todo(self, todos: Iterable[Todo]) -> None:
+        """Say anew what is neither done nor in flight."""
+        self.todo, self._todo_s = {todo.unit.key: todo for todo in todos}, None
+
+    def add_todo(self, todo: Todo) -> None:
+        """A unit has to run again."""
+        self.todo[todo.unit.key], self._todo_s = todo, None
+
+    def take_todo(self, todo: Todo) -> None:
+        """A unit has begun."""
+        del self.todo[todo.unit.key]
+        self._todo_s = None
 
     @property
     def probe_s(self) -> float:
@@ -229,21 +245,21 @@ class Board:
         """Note what is left of a claimed job by a newer answer of the store."""
         busy = {todo.unit.key for todo, _ in job.flights.values()}
         job.claim, job.stale = claim, False
-        job.todo = {todo.unit.key: todo for todo in left if todo.unit.key not in busy}
+        job.set_todo(todo for todo in left if todo.unit.key not in busy)
         job.quantized = QUANTIZE not in job.todo and QUANTIZE not in busy
         if job.pair not in self.probed and not job.baseline:
             self.probing.setdefault(job.pair, job.id)
 
     def fly(self, job: Job, todo: Todo, worker: int, due_s: float) -> None:
         """Note that a worker begins a unit."""
-        del job.todo[todo.unit.key]
+        job.take_todo(todo)
         job.flights[worker] = (todo, due_s)
 
     def land(self, job: Job, worker: int, *, done: bool) -> None:
         """Note that a unit is done, or that it must run again."""
         todo, _ = job.flights.pop(worker)
         if not done:
-            job.todo[todo.unit.key] = todo
+            job.add_todo(todo)
         elif todo.unit.key == QUANTIZE:
             job.quantized = job.stale = True
         else:
@@ -280,15 +296,9 @@ class Board:
             lane._longest.clear()
             lane._probes.clear()
         for job in self.jobs.values():
-            job.todo = {key: price(job, todo) for key, todo in job.todo.items()}
+            job.set_todo([price(job, todo) for todo in job.todo.values()])
             if job.place is Place.WAITING and not job.urgent:
                 self.lanes[job.demand].push(job)
-
-    def flying(self) -> Iterator[tuple[Job, int]]:
-        """All units in flight, as their job and worker."""
-        for lane in self.lanes.values():
-            for job in lane.open.values():
-                yield from ((job, worker) for worker in job.flights)
 
     def _leave(self, job: Job) -> Lane:
         lane = self.lanes.setdefault(job.demand, Lane())

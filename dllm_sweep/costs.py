@@ -66,6 +66,7 @@ _NEWEST_SHARE = 0.2
 _USUAL_SPREAD = 0.25
 """Standard deviation of log(real / estimated seconds) before enough was measured."""
 _ENOUGH = 20
+_QUANTIZE = "quantize"
 
 
 def machine_for(gpus: float | None) -> Machine:
@@ -262,13 +263,15 @@ class Experience:
 
 def _levels(work: Work) -> Iterator[tuple[str, ...]]:
     """Groups of units like this one, the most alike first; each with the device and for any."""
-    groups = (
+    groups = [
         (work.work, work.model, work.method, work.scheme),
         (work.work, work.model, work.method),
         (work.work, work.model),
         (work.work,),
-        (),
-    )
+    ]
+    if work.work != _QUANTIZE:
+        # How far the table is off for forward passes says nothing of a solver, and the other way.
+        groups.append(())
     for group in groups:
         grain = str(len(group))
         if work.device:

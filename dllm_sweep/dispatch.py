@@ -31,6 +31,8 @@ class Flight:
     todo: Todo
     claim: Claim
     started_s: float
+    load_s: float
+    """Estimated seconds of it that go into loading weights."""
     budget_s: float
     """Seconds after which the unit is taken to hang."""
 
@@ -84,8 +86,9 @@ class Dispatcher:
     def want(self) -> int:
         """Tell the pool how many workers there is work for."""
         # A worker in quarantine stays: its GPU would be given to another one.
-        used = self._unusable()
-        wanted = policy.wanted(self._board, (self._seats[worker] for worker in used))
+        barred = self.breakers.barred(self.hosts, self._seats)
+        idle = [self._seats[worker] for worker in barred if worker not in self.flights]
+        wanted = policy.wanted(self._board, idle)
         self._pool.want(wanted)
         return sum(wanted.values())
 
@@ -109,8 +112,11 @@ class Dispatcher:
     def fill(self) -> bool:
         """Give idle workers their next unit; False if a trial could not be claimed."""
         unusable, all_claimed = self._unusable(), True
+        idle = [seat for number, seat in self._seats.items() if number not in unusable]
+        # Who holds the weights of a trial that goes on comes before those who would load them.
+        idle.sort(key=lambda seat: seat.job not in self._board.jobs)
         dry: set[Demand] = set()
-        for seat in [seat for number, seat in self._seats.items() if number not in unusable]:
+        for seat in idle:
             # What is of no use to one idle worker is of no use to the next of its size.
             if seat.demand in dry and seat.job is None:
                 continue
@@ -153,13 +159,15 @@ class Dispatcher:
         claim = job.claim
         if claim is None:
             return False
-        cost_s = todo.cost_s + (0.0 if seat.job == job.id else job.load_s)
+        load_s = 0.0 if seat.job == job.id else job.load_s
+        cost_s = todo.cost_s + load_s
         flight = Flight(
             worker=seat.worker,
             job=job,
             todo=todo,
             claim=claim,
             started_s=self._clock(),
+            load_s=load_s,
             budget_s=max(_BUDGET_FACTOR * cost_s, _SHORTEST_BUDGET_S),
         )
         self.flights[seat.worker] = flight

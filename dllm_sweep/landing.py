@@ -102,9 +102,12 @@ class Lander:
     def _learn(self, flight: Flight, wall_s: float) -> None:
         host = self._desk.hosts[flight.worker]
         self._desk.breakers.used(host)
+        own_s = wall_s - flight.load_s
+        if own_s < wall_s / 2:
+            return  # mostly loading, which says little of the work itself
         work = self._mirror.work_of(flight.job, flight.todo.unit)
         planned_s = flight.job.estimates.get(flight.todo.unit.key, 0.0)
-        self._experience.learn(replace(work, device=host.device), planned_s, wall_s)
+        self._experience.learn(replace(work, device=host.device), planned_s, own_s)
 
     def _fenced(self, flight: Flight) -> None:
         """Somebody else decides on this trial now: what the store says is followed soon."""

@@ -97,11 +97,10 @@ class Mirror:
             demand=self._demand_of(row),
             load_s=max(row.estimated_s - planned_s, 0.0),
             estimates={standing.unit.key: standing.estimated_s for standing in units},
-            todo={},
             orphaned=row.attempt > 0,
         )
         left = [(at, standing.unit) for at, standing in enumerate(units) if not standing.done]
-        job.todo = {unit.key: self.todo(job, at, unit) for at, unit in left}
+        job.set_todo(self.todo(job, at, unit) for at, unit in left)
         job.quantized = QUANTIZE not in job.todo
         return job
 

@@ -125,13 +125,18 @@ class _Point:
         }
 
 
-def make_plan(file: SweepFile) -> Plan:
+def make_plan(file: SweepFile, *, gpus: float | None = None) -> Plan:
     """Plan a sweep: the same file gives the same plan, and equal work has one key everywhere.
+
+    Args:
+        file: The sweep file.
+        gpus: GPUs of a worker where the file does not say; None looks whether this machine has
+            any. Estimates and shards depend on it, keys do not.
 
     Raises:
         InputError: If the rules leave nothing of the grid.
     """
-    wanted = list(_trials(file))
+    wanted = list(_trials(file, gpus))
     if not wanted:
         raise InputError(f"sweep {file.name!r}: include and exclude leave no trial: relax a rule")
     full = _method_of(FULL_PRECISION_METHOD, {}, ())
@@ -169,10 +174,10 @@ def _standing(trial: PlannedTrial, row: TrialRow | None) -> Standing:
     return Standing(trial=trial, status=status, reason=row.reason, units_done=row.units_done)
 
 
-def _trials(file: SweepFile) -> Iterator[tuple[_Model, PlannedTrial]]:
+def _trials(file: SweepFile, gpus: float | None) -> Iterator[tuple[_Model, PlannedTrial]]:
     """The canonical trials of the grid: nothing in their specs that does not change the work."""
     protocol = file.protocol
-    for point in _points(file):
+    for point in _points(file, gpus):
         built = point.method.built
         scheme = canonical_scheme(QuantScheme.parse(point.scheme), default=built.symmetric)
         spec = TrialSpec(
@@ -189,9 +194,9 @@ def _trials(file: SweepFile) -> Iterator[tuple[_Model, PlannedTrial]]:
         yield point.model, _planned(spec, point.model, point.method, skip_reason)
 
 
-def _points(file: SweepFile) -> Iterator[_Point]:
+def _points(file: SweepFile, gpus: float | None) -> Iterator[_Point]:
     """The grid after the rules; the baseline has one scheme, its own, whatever is listed."""
-    models = [_model_of(entry, file) for entry in file.models]
+    models = [_model_of(entry, file, gpus) for entry in file.models]
     methods = [
         _method_of(entry.location(file.folder), entry.parameters, entry.names)
         for entry in file.methods
@@ -207,9 +212,10 @@ def _points(file: SweepFile) -> Iterator[_Point]:
                 yield point
 
 
-def _model_of(entry: ModelEntry, file: SweepFile) -> _Model:
+def _model_of(entry: ModelEntry, file: SweepFile, gpus: float | None) -> _Model:
     ref = entry.ref(file.folder)
-    machine = costs.machine_for(entry.resources.before(file.resources).gpus)
+    written = entry.resources.before(file.resources).gpus
+    machine = costs.machine_for(gpus if written is None else written)
     parameters, sizes = costs.count_parameters(ref), tuple(catalog.input_sizes(ref))
     return _Model(entry.names, ref, machine, parameters, sizes)
 

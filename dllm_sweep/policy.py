@@ -59,17 +59,25 @@ def choose(board: Board, seat: Seat, now_s: float) -> Choice | None:
     return None if job is None else Choice(job=job, todo=next_todo(job, board))
 
 
-def wanted(board: Board, busy: Iterable[Seat]) -> dict[Demand, int]:
-    """How many workers of each size there is work for, those in `busy` included."""
-    counts = Counter(seat.demand for seat in busy)
+def wanted(board: Board, idle: Iterable[Seat] = ()) -> dict[Demand, int]:
+    """How many workers of each size there is work for, busy ones included.
+
+    Args:
+        board: The picture.
+        idle: Workers that are to stay without any work.
+    """
+    counts = Counter(seat.demand for seat in idle)
     for demand, lane in board.lanes.items():
+        number = 0
         for job in lane.open.values():
-            counts[demand] += _useful_workers(job) if _can_join(job) else 0
+            number += len(job.flights)
+            number += _useful_workers(job) if _can_join(job) else 0
         if not board.paused:
-            counts[demand] += lane.waiting_jobs()
+            number += lane.waiting_jobs()
             # A baseline that has not begun will be shared by several workers.
             waiting = [job for job in lane.urgent.values() if job.baseline]
-            counts[demand] += sum(_useful_workers(job) - 1 for job in waiting)
+            number += sum(_useful_workers(job) - 1 for job in waiting)
+        counts[demand] += number
     return dict(counts)
 
 

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
 
 from dllm_sweep.errors import UnknownName
-from dllm_sweep.records import TrialRow
+from dllm_sweep.records import TrialRow, UnitStanding, UnitTime
+
+if TYPE_CHECKING:
+    from dllm_sweep.db.store import SqlStore
+
+T = TypeVar("T")
 
 
 def resolve_store(url: str | None) -> str:
@@ -74,6 +81,20 @@ def stored_trials(url: str | None, sweep: str) -> tuple[TrialRow, ...]:
     Raises:
         StoreError: If there is a store and it cannot be read.
     """
+    return _look(url, lambda store: store.trials(store.sweep(sweep).id))
+
+
+def stored_units(url: str | None, sweep: str) -> tuple[UnitStanding, ...]:
+    """The units of unfinished trials that the store has of a sweep; none if there is no such."""
+    return _look(url, lambda store: store.units(store.sweep(sweep).id))
+
+
+def stored_times(url: str | None) -> tuple[UnitTime, ...]:
+    """What units of all sweeps of a store took; none if there is no store."""
+    return _look(url, lambda store: store.unit_times())
+
+
+def _look(url: str | None, question: Callable[[SqlStore], tuple[T, ...]]) -> tuple[T, ...]:
     from dllm_sweep.db.connect import open_store
 
     address = resolve_store(url)
@@ -81,7 +102,7 @@ def stored_trials(url: str | None, sweep: str) -> tuple[TrialRow, ...]:
         return ()
     store = open_store(address, create=False)
     try:
-        return store.trials(store.sweep(sweep).id)
+        return question(store)
     except UnknownName:
         return ()
     finally:

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -52,25 +53,49 @@ class Failures:
     away_s: float = 600.0
     seed: int = 0
 
+    def lifetimes(self, machine: int) -> Callable[[], float]:
+        """Draws how long a machine lives, again and again."""
+        chance = random.Random(f"{self.seed}:{machine}")
+        return lambda: chance.expovariate(1 / self.mtbf_s)
 
-@dataclass(kw_only=True)
+
+@dataclass(kw_only=True, eq=False)
 class _Machine:
-    """A place for one worker."""
+    """A machine with one GPU."""
 
     number: int
-    worker: Worker | None = None
+    free: float = 1.0
+    up: bool = True
+
+
+@dataclass(kw_only=True, eq=False)
+class _Seat:
+    """A worker, the machines that it is on, and what it does."""
+
+    worker: Worker
+    machines: list[_Machine]
+    share: float
     holds: str | None = None
     flight: tuple[int, Claim, Unit, float] | None = None
     """Serial number, claim, unit and seconds of what it does."""
 
 
+@dataclass(order=True, frozen=True)
+class _Event:
+    at_s: float
+    serial: int
+    what: str = field(compare=False)
+    number: int = field(compare=False)
+    """The worker of a unit that is done, the machine of everything else."""
+
+
 class VirtualPool:
-    """Machines for one worker each, on a virtual clock.
+    """Machines with one GPU each, on a virtual clock.
 
     Args:
         store: Where results are committed.
         clock: Moved on by `wait`.
-        machines: How many there are.
+        machines: How many there are. A worker without GPUs has one for itself, too.
         seconds: How long units take.
         failures: How machines fail; None never.
     """
@@ -87,65 +112,58 @@ class VirtualPool:
         self._store, self._clock, self._seconds = store, clock, seconds
         self._failures = failures
         self._machines = [_Machine(number=number) for number in range(machines)]
-        self._away: set[int] = set()
-        self._of: dict[int, _Machine] = {}
-        self._ids = itertools.count(1)
-        self._serials = itertools.count(1)
-        self._events: list[tuple[float, int, str, int]] = []
+        self._seats: dict[int, _Seat] = {}
+        self._ids, self._serials = itertools.count(1), itertools.count(1)
+        self._events: list[_Event] = []
         self._wanted: dict[Demand, int] = {}
+        self._lives = [failures.lifetimes(n) for n in range(machines)] if failures else []
+        for number, life in enumerate(self._lives):
+            self._at(life(), "fail", number)
         self.busy_s = 0.0
-        """Seconds in which machines worked, all together."""
-        self.units: list[tuple[float, str, str]] = []
+        """Seconds that units took, times the machines that they took, all together."""
+        self.committed: list[tuple[float, str, str]] = []
         """What was committed: when, the trial's key, the unit's key."""
-        for machine in self._machines:
-            self._plan_failure(machine, 0.0)
+        self.deaths = 0
+        """Units cut off by a machine that failed."""
 
     def want(self, counts: Mapping[Demand, int]) -> None:
         """Start workers on free machines as far as there are any; let idle ones go."""
-        if counts == self._wanted:
-            return
-        self._wanted = dict(counts)
-        self._fit()
+        if counts != self._wanted:
+            self._wanted = dict(counts)
+            self._fit()
 
     def workers(self) -> tuple[Worker, ...]:
         """The workers that are up."""
-        return tuple(machine.worker for machine in self._machines if machine.worker)
+        return tuple(seat.worker for seat in self._seats.values())
 
     def submit(self, worker: int, claim: Claim, unit: Unit) -> None:
         """Begin a unit; it ends when the clock has moved far enough."""
-        machine = self._of[worker]
-        resident = machine.holds == claim.trial_key
-        seconds = self._seconds(claim, unit, resident)
-        serial = next(self._serials)
-        machine.flight, machine.holds = (serial, claim, unit, seconds), claim.trial_key
-        self._at(self._clock.now_s + seconds, "done", serial, machine)
+        seat = self._seats[worker]
+        seconds = self._seconds(claim, unit, seat.holds == claim.trial_key)
+        serial = self._at(self._clock.now_s + seconds, "done", worker)
+        seat.flight, seat.holds = (serial, claim, unit, seconds), claim.trial_key
 
     def wait(self, timeout_s: float) -> list[Finished]:
-        """Move the clock to the next event, at most by `timeout_s`."""
+        """Move the clock to the next event, at most by `timeout_s`.
+
+        Raises:
+            RuntimeError: If nothing will ever happen.
+        """
         limit_s = self._clock.now_s + timeout_s
-        while self._events and self._events[0][0] <= limit_s:
-            at_s, serial, what, number = heapq.heappop(self._events)
-            self._clock.now_s = max(at_s, self._clock.now_s)
-            machine = self._machines[number]
-            if what == "done" and machine.flight and machine.flight[0] == serial:
-                return [self._finish(machine)]
-            if what == "fail":
-                ended = self._fail(machine)
-                if ended:
-                    return ended
-            if what == "back":
-                self._away.discard(number)
-                self._plan_failure(machine, self._clock.now_s)
-                self._fit()
-                return []
-        if limit_s == float("inf"):
-            raise RuntimeError("nothing will ever happen: the controller waits for no event")
+        while self._events and self._events[0].at_s <= limit_s:
+            event = heapq.heappop(self._events)
+            self._clock.now_s = event.at_s
+            ended = self._happen(event)
+            if ended is not None:
+                return ended
+        if math.isinf(limit_s):
+            raise RuntimeError("no unit is in flight and no machine comes back")
         self._clock.now_s = limit_s
         return []
 
     def end(self, worker: int) -> None:
         """End a worker; another one starts if it is wanted."""
-        self._empty(self._of[worker])
+        self._remove(self._seats[worker])
         self._fit()
 
     def log_path(self, claim: Claim) -> Path:
@@ -154,66 +172,90 @@ class VirtualPool:
 
     def close(self) -> None:
         """End all workers."""
-        self.want({})
+        for seat in list(self._seats.values()):
+            self._remove(seat)
 
-    def _fit(self) -> None:
-        wanted = dict(self._wanted)
-        for machine in self._machines:
-            worker = machine.worker
-            if worker is not None and machine.flight is not None:
-                wanted[worker.demand] = wanted.get(worker.demand, 0) - 1
-        for machine in [m for m in self._machines if m.worker and m.flight is None]:
-            worker = machine.worker
-            if worker is not None and wanted.get(worker.demand, 0) > 0:
-                wanted[worker.demand] -= 1
-            else:
-                self._empty(machine)
-        free = [m for m in self._machines if m.worker is None and m.number not in self._away]
-        needs = [demand for demand, number in wanted.items() for _ in range(number)]
-        for machine, demand in zip(free, needs, strict=False):
-            host = HostInfo(host=f"machine{machine.number}", pid=0, device="virtual")
-            machine.worker = Worker(id=next(self._ids), demand=demand, host=host)
-            self._of[machine.worker.id] = machine
+    def _happen(self, event: _Event) -> list[Finished] | None:
+        """What an event brings; None if nobody needs to hear of it."""
+        if event.what == "done":
+            seat = self._seats.get(event.number)
+            if seat is None or seat.flight is None or seat.flight[0] != event.serial:
+                return None
+            return [self._finish(seat)]
+        machine = self._machines[event.number]
+        if event.what == "fail":
+            return self._fail(machine)
+        machine.up = True
+        self._at(self._clock.now_s + self._lives[machine.number](), "fail", machine.number)
+        self._fit()
+        return []
 
-    def _empty(self, machine: _Machine) -> None:
-        if machine.worker is not None:
-            del self._of[machine.worker.id]
-        machine.worker = machine.flight = machine.holds = None
-
-    def _finish(self, machine: _Machine) -> Finished:
-        assert machine.flight is not None
-        assert machine.worker is not None
-        _, claim, unit, seconds = machine.flight
-        machine.flight = None
-        self.busy_s += seconds
-        worker = machine.worker.id
+    def _finish(self, seat: _Seat) -> Finished:
+        assert seat.flight is not None
+        _, claim, unit, seconds = seat.flight
+        seat.flight = None
+        self.busy_s += seconds * seat.share
+        number = seat.worker.id
         try:
             state = self._store.commit_unit(claim, _result(claim, unit, seconds))
         except Fenced:
-            return Finished(worker=worker, result=Outcome(unit=unit))
-        self.units.append((self._clock.now_s, claim.trial_key, unit.key))
-        return Finished(worker=worker, result=Outcome(unit=unit, wall_s=seconds, state=state))
+            return Finished(worker=number, result=Outcome(unit=unit))
+        self.committed.append((self._clock.now_s, claim.trial_key, unit.key))
+        return Finished(worker=number, result=Outcome(unit=unit, wall_s=seconds, state=state))
 
     def _fail(self, machine: _Machine) -> list[Finished]:
-        if self._failures is None:
-            return []
-        self._away.add(machine.number)
-        self._at(self._clock.now_s + self._failures.away_s, "back", 0, machine)
-        worker, flight = machine.worker, machine.flight
-        self._empty(machine)
-        if worker is None or flight is None:
-            return []
-        death = Death(reason=EndReason.LOST, message="the machine failed", machine_lost=True)
-        return [Finished(worker=worker.id, result=death)]
+        assert self._failures is not None
+        machine.up = False
+        self._at(self._clock.now_s + self._failures.away_s, "back", machine.number)
+        ended = []
+        for seat in [seat for seat in self._seats.values() if machine in seat.machines]:
+            self._remove(seat)
+            if seat.flight is not None:
+                self.deaths += 1
+                what = "the machine failed"
+                death = Death(reason=EndReason.LOST, message=what, machine_lost=True)
+                ended.append(Finished(worker=seat.worker.id, result=death))
+        self._fit()
+        return ended
 
-    def _plan_failure(self, machine: _Machine, now_s: float) -> None:
-        if self._failures is None:
-            return
-        chance = random.Random(f"{self._failures.seed}:{machine.number}:{now_s:.3f}")
-        self._at(now_s + chance.expovariate(1 / self._failures.mtbf_s), "fail", 0, machine)
+    def _fit(self) -> None:
+        """Let workers go that are not wanted, and start those that are, as far as they fit."""
+        missing = dict(self._wanted)
+        for seat in sorted(self._seats.values(), key=lambda seat: seat.flight is None):
+            demand = seat.worker.demand
+            if seat.flight is None and missing.get(demand, 0) <= 0:
+                self._remove(seat)
+            else:
+                missing[demand] = missing.get(demand, 0) - 1
+        for demand, number in missing.items():
+            while number > 0 and self._start(demand):
+                number -= 1
 
-    def _at(self, at_s: float, what: str, serial: int, machine: _Machine) -> None:
-        heapq.heappush(self._events, (at_s, serial, what, machine.number))
+    def _start(self, demand: Demand) -> bool:
+        share = demand.gpus or 1.0
+        each = min(share, 1.0)
+        fits = [machine for machine in self._machines if machine.up and machine.free >= each]
+        count = math.ceil(share)
+        if len(fits) < count:
+            return False
+        # A machine that is shared already is filled up first.
+        chosen = sorted(fits, key=lambda machine: (machine.free, machine.number))[:count]
+        for machine in chosen:
+            machine.free -= each
+        host = HostInfo(host=f"machine{chosen[0].number}", pid=0, device="virtual")
+        worker = Worker(id=next(self._ids), demand=demand, host=host)
+        self._seats[worker.id] = _Seat(worker=worker, machines=chosen, share=share)
+        return True
+
+    def _remove(self, seat: _Seat) -> None:
+        del self._seats[seat.worker.id]
+        for machine in seat.machines:
+            machine.free += min(seat.share, 1.0)
+
+    def _at(self, at_s: float, what: str, number: int) -> int:
+        serial = next(self._serials)
+        heapq.heappush(self._events, _Event(at_s, serial, what, number))
+        return serial
 
 
 def _result(claim: Claim, unit: Unit, seconds: float) -> UnitResult:

@@ -1,24 +1,61 @@
-"""`plan`: what a sweep would do."""
+"""`plan`: what a sweep would do, and what it would cost on so many GPUs."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from dllm_sweep.cli.options import file_argument, format_option, store_option
 
+if TYPE_CHECKING:
+    from dllm_sweep.outlook import Offer
+    from dllm_sweep.plan import Plan, Standing
+
 
 @click.command("plan")
 @file_argument
 @store_option
+@click.option(
+    "--gpus",
+    type=click.IntRange(1, 100_000),
+    help="Simulate the sweep on so many GPUs: how long it takes, and what it costs.",
+)
+@click.option("--price", type=click.FloatRange(min=0), help="With --gpus: of a GPU for an hour.")
+@click.option(
+    "--mtbf",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="HOURS",
+    help="With --gpus: each machine fails once in so many hours, at random.",
+)
+@click.option(
+    "--runs",
+    type=click.IntRange(1, 1000),
+    default=1,
+    show_default=True,
+    help="With --gpus: simulate so often, with costs that are off as usual; more than one gives"
+    " the median and the 90th percentile.",
+)
 @format_option()
-def plan_command(file: Path, store: str | None, form: str) -> None:
+def plan_command(
+    file: Path,
+    store: str | None,
+    gpus: int | None,
+    price: float | None,
+    mtbf: float | None,
+    runs: int,
+    form: str,
+) -> None:
     """Say what launching FILE would run, and why; nothing is written.
 
     Every trial is new, done, running, pending, failed, cancelled, or skipped with the reason.
-    Costs are estimates in wall time of one worker.
+    Costs are estimates in wall time of one worker. With --gpus, the sweep is simulated by the
+    very code that runs it.
     """
+    if gpus is None and (price, mtbf, runs) != (None, None, 1):
+        raise click.UsageError("--price, --mtbf and --runs say how to simulate: add --gpus")
     from dllm_sweep.plan import make_plan, standings
     from dllm_sweep.reports.listing import show
     from dllm_sweep.reports.plans import listing_of, summary_of
@@ -26,9 +63,33 @@ def plan_command(file: Path, store: str | None, form: str) -> None:
     from dllm_sweep.sweep_file import read
 
     sweep_file = read(file)
-    plan = make_plan(sweep_file)
+    plan = make_plan(sweep_file, gpus=None if gpus is None else 1.0)
     store = preferred(store, sweep_file.store_address)
     found = standings(plan, stored_trials(store, plan.name))
-    show(listing_of(found, full=form != "table"), form)
+    if gpus is None:
+        show(listing_of(found, full=form != "table"), form)
     if form == "table":
         click.echo(summary_of(plan, found))
+    if gpus is not None:
+        from dllm_sweep.outlook import Offer
+
+        offer = Offer(gpus=gpus, price=price, mtbf_h=mtbf, runs=runs)
+        _simulate(plan, found, store, offer, form)
+
+
+def _simulate(
+    plan: Plan, found: Sequence[Standing], store: str | None, offer: Offer, form: str
+) -> None:
+    """Print what the trials that would run come to, and what they share."""
+    from dllm_sweep.outlook import outlook
+    from dllm_sweep.reports.listing import show
+    from dllm_sweep.reports.simulations import forecast_listing, shared_listing
+    from dllm_sweep.sharing import shared_stages
+
+    full = form != "table"
+    seen = outlook(plan, found, store, offer)
+    show(forecast_listing(seen, offer, full=full), form)
+    stages = shared_stages(seen.trials, gpus=1.0)
+    if form == "table" and stages:
+        click.echo()
+        show(shared_listing(stages, full=False), form)

@@ -33,7 +33,8 @@ def _row(standing: Standing, full: bool) -> tuple[object, ...]:
 
 def units_of(standing: Standing) -> int:
     """How many units a trial has; one that is skipped has none."""
-    return 0 if standing.status == "skipped" else len(standing.trial.spec.units())
+    trial = standing.trial
+    return 0 if standing.status == "skipped" else len(trial.units or trial.spec.units())
 
 
 def summary_of(plan: Plan, found: Sequence[Standing]) -> str:
