@@ -49,5 +49,6 @@ def main(debug: bool) -> None:
     Write a sweep file with `dllm-sweep init`, look at it with `dllm-sweep plan sweep.yaml`, run
     it with `dllm-sweep launch sweep.yaml`.
 
-    Exit codes: 0 done, 1 some trials failed, 2 bad input, 3 store, 4 cluster, 130 interrupted.
+    Exit codes: 0 done, 1 some trials failed or a check found a problem, 2 bad input, 3 the store
+    cannot be used or another controller runs the sweep, 4 Ray, 130 interrupted.
     """

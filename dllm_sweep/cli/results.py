@@ -49,8 +49,8 @@ def print_leaderboard(
 def sql_command(query: str, store: str | None, form: str) -> None:
     """Run QUERY, one SELECT, on the store; nothing can be changed.
 
-    The views trials, results, leaderboard, outliers_top, failures and progress are the stable
-    interface.
+    The views trials, results, leaderboard, outliers_top, failures, events and progress are the
+    stable interface.
     """
     from dllm_sweep.reports.listing import Listing, show
 

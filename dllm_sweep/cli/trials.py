@@ -47,7 +47,8 @@ def logs_command(
     from dllm_sweep.db.trial_history import trial_history
     from dllm_sweep.reports import logs
     from dllm_sweep.stored import resolve_store
-    from dllm_sweep.workers.files import root_for
+    from dllm_sweep.sweep_file import stored_files
+    from dllm_sweep.workers.files import roots
 
     with existing_store(store) as opened:
         detail = opened.trial_detail(trial, sweep)
@@ -56,6 +57,7 @@ def logs_command(
             for text in logs.follow(opened, detail, trial_id, attempt):
                 click.echo(text, nl=False)
             return
-        root = root_for(resolve_store(store))
+        named = stored_files(opened.sweep(detail.trial["sweep"]).source)
+        root, _ = roots(named, resolve_store(store))
         text = logs.log_text(detail, attempt, root, opened.logs(trial_id))
     click.echo(text, nl=False)

@@ -1,13 +1,16 @@
 """Metrics as a collector reads them, over HTTP."""
 
+import io
+import json
 import re
 import urllib.error
 import urllib.request
+from pathlib import Path
 
 import pytest
 
 from dllm_sweep.errors import InputError
-from dllm_sweep.progress import MetricsDisplay, PlainDisplay, display
+from dllm_sweep.progress import LinesDisplay, MetricsDisplay, PlainDisplay, display
 
 SAMPLE = re.compile(r"^(\w+)(?:\{(.*)\})? (\S+)$")
 LABEL = re.compile(r'(\w+)="((?:[^"\\]|\\.)*)"')
@@ -116,3 +119,18 @@ def test_metrics_come_beside_the_text_and_only_on_request(capsys):
     assert samples(scrape(address))["dllm_sweep_units",] == 2
     shown.stop()
     assert "2 of 2 units to do" in capsys.readouterr().out
+
+
+def test_the_page_for_operators_has_every_metric_and_every_event(served, tell):
+    page = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+    shown, address = served
+    tell(shown)
+    named = set(re.findall(r"^\| `(dllm_sweep_\w+)` \|", page, re.MULTILINE))
+    assert named == set(re.findall(r"^# TYPE (\w+)", scrape(address), re.MULTILINE))
+    out = io.StringIO()
+    lines = LinesDisplay(out, "demo")
+    tell(lines)
+    lines.stop()
+    told = {json.loads(line)["event"] for line in out.getvalue().splitlines()}
+    section = page.split("### Logs for machines")[1].split("### Metrics")[0]
+    assert told == set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
