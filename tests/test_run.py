@@ -1,13 +1,18 @@
-"""Who may run a sweep, and what happens when there is nothing to run it on."""
+"""What a sweep asks of a cluster, and what happens when the cluster cannot give it."""
+
+from dataclasses import replace
 
 import pytest
 
+from dllm_sweep.cluster import demand_for
 from dllm_sweep.db.connect import open_store
 from dllm_sweep.errors import ClusterError
-from dllm_sweep.records import Holder, PlannedTrial
-from dllm_sweep.run import Capacity, RunOptions, options_for, run_sweep, shape
+from dllm_sweep.preflight import Report, check_demands, check_store, check_versions
+from dllm_sweep.records import Demand, Holder, PlannedTrial
+from dllm_sweep.run import RunOptions, run_sweep
 from dllm_sweep.spec import FULL_PRECISION, ModelRef, ProtocolSpec, TaskSpec, TrialSpec
 from dllm_sweep.sweep_entries import Resources
+from dllm_sweep.workers.capacity import Machine, carries, fits
 
 
 @pytest.fixture
@@ -31,39 +36,86 @@ def test_an_address_without_ray_is_a_cluster_error_and_gives_the_lease_back(stor
     assert store.take_lease("sweep", other, seconds=60)
 
 
-LAPTOP = Capacity(cpus=2, gpus=0, memory_bytes=8 * 2**30, largest_cpus=2)
-CLUSTER = Capacity(cpus=68, gpus=4, memory_bytes=512 * 2**30, largest_cpus=64)
+def machine(**has):
+    return Machine(**{"name": "m", "cpus": 2, "memory_bytes": 8 * 2**30} | has)
+
+
+LAPTOP = (machine(),)
+CLUSTER = (
+    machine(name="head", cpus=4),
+    machine(name="gpus", cpus=64, gpus=4, memory_bytes=512 * 2**30),
+)
 
 
 @pytest.mark.parametrize(
-    ("has", "options", "trials", "size", "cpus", "gpus"),
+    ("has", "written", "trials", "workers", "cpus", "gpus"),
     [
-        (LAPTOP, RunOptions(), 10, 2, 1, 0),
-        (LAPTOP, RunOptions(), 1, 1, 2, 0),
-        (LAPTOP, RunOptions(actors=1), 10, 1, 2, 0),
-        (LAPTOP, RunOptions(cpus_per_trial=2), 10, 1, 2, 0),
-        (CLUSTER, RunOptions(), 10, 4, 1, 1),
-        (CLUSTER, RunOptions(gpus_per_trial=0.5), 10, 8, 1, 0.5),
-        (CLUSTER, RunOptions(gpus_per_trial=0), 1, 1, 64, 0),
+        (LAPTOP, {}, 10, 2, 1, 0),
+        (LAPTOP, {}, 1, 1, 2, 0),
+        (LAPTOP, {"cpus": 2}, 10, 1, 2, 0),
+        (CLUSTER, {}, 10, 4, 1, 1),
+        (CLUSTER, {"gpus": 0.5}, 10, 8, 1, 0.5),
+        (CLUSTER, {"gpus": 0.3}, 99, 12, 1, 0.3),
+        (CLUSTER, {"gpus": 4, "cpus": 8}, 10, 1, 8, 4),
+        (CLUSTER, {"gpus": 0}, 1, 1, 64, 0),
+        ((machine(cpus=16, memory_bytes=3 * 2**30),), {}, 10, 3, 5, 0),
     ],
 )
-def test_workers_fill_the_cluster_and_fit_its_machines(has, options, trials, size, cpus, gpus):
-    count, demand = shape(options, trials, has)
-    assert (count, demand.cpus, demand.gpus) == (size, cpus, gpus)
+def test_workers_fill_the_cluster_and_fit_its_machines(has, written, trials, workers, cpus, gpus):
+    demand = demand_for(Resources(**written), has, trials)
+    assert (demand.cpus, demand.gpus) == (cpus, gpus)
+    assert carries(has, demand) == workers
 
 
-def test_little_memory_means_few_workers():
-    small = Capacity(cpus=16, gpus=0, memory_bytes=3 * 2**30, largest_cpus=16)
-    assert shape(RunOptions(), 10, small)[0] == 3
+def test_machines_that_the_autoscaler_may_start_count():
+    kind = machine(name="gpu", cpus=8, gpus=2, count=3, is_up=False)
+    assert carries((machine(), kind), Demand(cpus=1, gpus=1)) == 6
 
 
-@pytest.mark.parametrize("options", [RunOptions(gpus_per_trial=8), RunOptions(cpus_per_trial=65)])
-def test_what_no_machine_can_carry_is_refused(options):
-    with pytest.raises(ClusterError, match="ask for less"):
-        shape(options, 10, CLUSTER)
+@pytest.mark.parametrize(
+    ("wanted", "fits_there"),
+    [("h200", True), ("in(h100, h200)", True), ("!h100", True), ("h100", False), ("!h200", False)],
+)
+def test_labels_are_matched_as_ray_does(wanted, fits_there):
+    labelled = machine(labels=(("gpu", "h200"),))
+    assert fits(labelled, Demand(labels=(("gpu", wanted),))) == (2 if fits_there else 0)
 
 
-def test_what_is_given_goes_before_what_the_sweep_file_says():
-    resources = Resources(gpus=0.5, batch_size=4)
-    told = options_for(resources, {"batch_size": 8, "actors": None, "address": "auto"})
-    assert told == RunOptions(gpus_per_trial=0.5, batch_size=8, address="auto")
+@pytest.mark.parametrize(
+    ("written", "named"),
+    [
+        ({"gpus": 8}, r"a, b, c and 2 more ask for 8 GPUs \+ 1 CPUs"),
+        ({"cpus": 65}, r"1 GPUs \+ 65 CPUs"),
+        ({"memory": "1TiB"}, "1024.0 GiB"),
+        ({"labels": {"gpu": "h900"}}, "label gpu=h900"),
+    ],
+)
+def test_what_no_machine_can_ever_carry_is_refused_by_name(written, named):
+    demand = demand_for(Resources(**written), CLUSTER, 10)
+    with pytest.raises(ClusterError, match=named) as raised:
+        check_demands(dict.fromkeys("abcde", demand), CLUSTER)
+    assert "largest machine (gpus) has 4 GPUs, 64 CPUs, 512.0 GiB" in str(raised.value)
+
+
+def report(name, **differing):
+    usual = {"python": "3.11.7", "ray": "2.60.0", "torch": "2.13.0", "transformers": "5.0"}
+    versions = tuple(sorted((usual | differing).items()))
+    return Report(machine=name, cpus=4.0, versions=versions, code="c")
+
+
+def test_a_machine_with_other_versions_is_named():
+    found = [report("one"), report("two", torch="2.12.0"), report("three")]
+    with pytest.raises(ClusterError, match=r"two has torch 2\.12\.0 instead of 2\.13\.0"):
+        check_versions(found)
+    check_versions(found[::2])
+
+
+def test_a_machine_that_does_not_reach_the_store_is_named():
+    cut = replace(report("two"), store="db.example: the server does not answer")
+    with pytest.raises(ClusterError, match=r"two does not reach the store \(1 of 2 machines\)"):
+        check_store([report("one"), cut])
+
+
+def test_a_sqlite_file_is_not_run_from_outside_of_a_cluster(store, tmp_path):
+    with pytest.raises(ClusterError, match="Postgres store, or --detach"):
+        run_sweep(f"sqlite:///{tmp_path}/store.db", "sweep", RunOptions(address="ray://head:10001"))

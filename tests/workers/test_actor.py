@@ -2,14 +2,18 @@
 
 import contextlib
 import logging
+import os
+import signal
 
 import pytest
 
+from dllm_sweep import shipping
 from dllm_sweep.process import this_process
 from dllm_sweep.records import EndReason, TrialState
 from dllm_sweep.spec import Unit
-from dllm_sweep.workers import files
 from dllm_sweep.workers.actor import TrialActor
+from dllm_sweep.workers.messages import Death
+from dllm_sweep.workers.store_actor import DirectLink
 
 QUANTIZE = Unit(kind="quantize")
 METHOD = """
@@ -28,16 +32,28 @@ class Fails(Rtn):
 
 
 @pytest.fixture(autouse=True)
-def own_logging():
-    """The actor sets the root logger up for its process; here that is pytest's."""
+def own_process(monkeypatch):
+    """The actor sets up its process; here that is pytest's."""
     root = logging.getLogger()
-    kept, level = list(root.handlers), root.level
+    kept, level, handler = list(root.handlers), root.level, signal.getsignal(signal.SIGTERM)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
     yield
     root.handlers[:] = kept
     root.setLevel(level)
+    signal.signal(signal.SIGTERM, handler)
 
 
-def run(actor, claim, unit):
+@pytest.fixture
+def actor(store, options, tmp_path):
+    return TrialActor(DirectLink(str(tmp_path / "store.db")), options)
+
+
+def log_of(options):
+    (path,) = (options.files / "logs").rglob("attempt-1.*.log")
+    return path.read_text()
+
+
+def run(actor, claim, unit, shipped=()):
     """Run a unit with streams on the descriptors 1 and 2, as in a process of its own."""
     with (
         open(1, "w", closefd=False) as out,
@@ -45,7 +61,7 @@ def run(actor, claim, unit):
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
     ):
-        return actor.run(claim, unit)
+        return actor.run(claim, unit, shipped)
 
 
 @pytest.fixture
@@ -63,14 +79,13 @@ def state_of(store):
 
 
 def test_a_trial_runs_to_its_end_and_leaves_a_log_and_no_weights(
-    store, options, claim_of, make_trial, state_of
+    store, options, actor, claim_of, make_trial, state_of
 ):
-    claim, actor = claim_of(make_trial()), TrialActor(store, options)
+    claim = claim_of(make_trial())
     ends = [run(actor, claim, unit).state for unit in claim.trial.units()]
     assert ends == [TrialState.RUNNING, TrialState.SUCCEEDED]
     assert state_of().units_done == 2
-    log = files.log_path(options.files, claim.trial_id, claim.trial_key, 1).read_text()
-    assert "committed evaluate:tiny_facts" in log
+    assert "evaluate:tiny_facts took" in log_of(options)
     assert list((options.files / "weights").iterdir()) == []
 
 
@@ -83,22 +98,20 @@ def test_a_trial_runs_to_its_end_and_leaves_a_log_and_no_weights(
     ],
 )
 def test_whatever_a_method_raises_fails_its_trial_with_a_log(
-    store, options, failing_claim, state_of, error, kind
+    options, actor, failing_claim, state_of, error, kind
 ):
     claim = failing_claim(error)
-    outcome = run(TrialActor(store, options), claim, QUANTIZE)
+    outcome = run(actor, claim, QUANTIZE)
     assert outcome.state is TrialState.FAILED
     assert (outcome.failure.reason, outcome.failure.error_type) == (EndReason.ERROR, kind)
     assert state_of().state is TrialState.FAILED
-    log = files.log_path(options.files, claim.trial_id, claim.trial_key, 1).read_text()
+    log = log_of(options)
     for line in ("printed by the method", "written by a C library", "Traceback"):
         assert line in log
 
 
-def test_a_worker_that_was_fenced_off_drops_its_work(
-    store, options, claim_of, make_trial, state_of
-):
-    claim, actor = claim_of(make_trial()), TrialActor(store, options)
+def test_a_worker_that_was_fenced_off_drops_its_work(store, actor, claim_of, make_trial, state_of):
+    claim = claim_of(make_trial())
     store.take_lease("sweep", this_process(), seconds=60, takeover=True)
     outcome = run(actor, claim, QUANTIZE)
     assert (outcome.state, outcome.failure) == (None, None)
@@ -106,10 +119,56 @@ def test_a_worker_that_was_fenced_off_drops_its_work(
 
 
 def test_an_error_of_a_worker_that_was_fenced_off_is_dropped_too(
-    store, options, failing_claim, state_of
+    store, actor, failing_claim, state_of
 ):
     claim = failing_claim("ValueError('bad shape')")
     store.take_lease("sweep", this_process(), seconds=60, takeover=True)
-    outcome = run(TrialActor(store, options), claim, QUANTIZE)
+    outcome = run(actor, claim, QUANTIZE)
     assert (outcome.state, outcome.failure) == (None, None)
     assert state_of().state is TrialState.PENDING
+
+
+def test_what_was_printed_is_in_the_store_for_machines_that_have_no_file(
+    store, actor, failing_claim
+):
+    claim = failing_claim("ValueError('bad shape')")
+    run(actor, claim, QUANTIZE)
+    chunks = store.logs(claim.trial_id)
+    text = "".join(chunk.text for chunk in chunks)
+    for line in ("printed by the method", "written by a C library", "ValueError: bad shape"):
+        assert line in text
+    assert {chunk.worker for chunk in chunks} == {f"{os.uname().nodename}:{os.getpid()}"}
+
+
+def test_a_unit_that_is_told_to_end_is_neither_committed_nor_the_trials_error(
+    actor, failing_claim, state_of
+):
+    claim = failing_claim("os.kill(os.getpid(), 15)")
+    death = run(actor, claim, QUANTIZE)
+    assert isinstance(death, Death)
+    assert (death.reason, death.machine_lost) == (EndReason.PREEMPTED, True)
+    assert (state_of().state, state_of().units_done) == (TrialState.RUNNING, 0)
+
+
+def test_a_full_disk_gives_the_trial_back_and_stops_the_run(actor, failing_claim, state_of):
+    error = "__import__('dllm_sweep.errors').errors.DiskFull('no space left in /data')"
+    outcome = run(actor, failing_claim(error), QUANTIZE)
+    assert outcome.stop == "no space left in /data"
+    assert (outcome.state, state_of().state) == (TrialState.PENDING, TrialState.PENDING)
+
+
+def test_a_worker_without_a_gpu_sees_none(actor):
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
+
+
+def test_a_file_of_the_users_comes_along_with_the_unit(
+    actor, claim_of, make_trial, state_of, tmp_path
+):
+    path = tmp_path / "elsewhere" / "own.py"
+    path.parent.mkdir()
+    path.write_text(METHOD.format(error="ValueError('from the copy')"))
+    claim = claim_of(make_trial(f"{path}:Fails"))
+    shipped = tuple(map(shipping.read, shipping.paths_of(claim.trial)))
+    path.unlink()
+    outcome = run(actor, claim, QUANTIZE, shipped)
+    assert outcome.failure.message == "from the copy"
