@@ -1,13 +1,12 @@
 """Workbench on the embedded model: what is restored from a file is what was quantized."""
 
-import pickle
-import subprocess
-import sys
+import resource
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
 
-from dllm_sweep.errors import QuantizationError
+from dllm_sweep.errors import DiskFull, QuantizationError
 from dllm_sweep.sharing import quantization_key
 from dllm_sweep.spec import CalibrationSpec, QuantScheme, Unit
 from dllm_sweep.workers import files
@@ -169,26 +168,24 @@ def test_shards_of_a_unit_carry_sums_that_add_up(options, claim_of, make_trial):
     assert first + second == whole.tally
 
 
-LIMITED = """
-import pickle, resource, sys
-from dllm_sweep.workers.trial import Workbench
-options, claim, unit = pickle.load(sys.stdin.buffer)
-resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, 2**16))
-try:
-    Workbench(options).run(claim, unit)
-except Exception as error:
-    print(type(error).__name__, error)
-"""
+@contextmanager
+def a_full_disk():
+    """No file of this process may grow beyond 64 KiB."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def test_a_disk_without_room_for_the_weights_is_told_apart_from_a_broken_trial(
     options, claim_of, make_trial
 ):
-    order = pickle.dumps((options, claim_of(make_trial()), QUANTIZE))
-    done = subprocess.run([sys.executable, "-c", LIMITED], input=order, capture_output=True)
-    told = done.stdout.decode()
-    assert told.startswith(f"DiskFull {options.files / 'weights'} cannot be written:"), done.stderr
-    assert "resume" in told
+    claim, folder = claim_of(make_trial()), options.files / "weights"
+    text = f"{folder} cannot be written: .* then resume"
+    with pytest.raises(DiskFull, match=text), a_full_disk():
+        Workbench(options).run(claim, QUANTIZE)
     assert [path for path in options.files.rglob("*") if path.is_file()] == []
 
 
