@@ -24,6 +24,7 @@ class LinesDisplay:
     def __init__(self, stream: IO[str], sweep: str) -> None:
         self._stream, self._sweep = stream, sweep
         self._hosts: dict[int, str] = {}
+        self._counts: dict[str, int] = {}
 
     def start(self, *, units: int, done: int, workers: int) -> None:
         """Write how much there is to do."""
@@ -57,9 +58,11 @@ class LinesDisplay:
         self._write("trial_ended", **_trial(trial), state=str(state), failure=_failure(failure))
 
     def standing(self, trials: Mapping[TrialState, int], left_s: float | None) -> None:
-        """Write the counts."""
+        """Write the counts, if they are others than the last ones."""
         counts = {str(state): number for state, number in trials.items()}
-        self._write("standing", trials=counts, seconds_left=left_s)
+        if counts != self._counts:
+            self._write("standing", trials=counts, seconds_left=left_s)
+        self._counts = counts
 
     def lease_renewed(self) -> None:
         """Write that it happened."""

@@ -5,6 +5,7 @@ import json
 from datetime import datetime, timedelta
 
 from dllm_sweep.progress import LinesDisplay, PlainDisplay, Several
+from dllm_sweep.records import TrialState
 
 
 def test_every_event_is_one_json_object_with_who_what_and_where(tell):
@@ -44,6 +45,18 @@ def test_every_event_is_one_json_object_with_who_what_and_where(tell):
     }
     assert by_event["standing"]["trials"] == {"PENDING": 1, "SUCCEEDED": 3}
     assert by_event["standing"]["seconds_left"] == 90
+
+
+def test_a_standing_that_has_not_changed_is_written_once():
+    out = io.StringIO()
+    shown = LinesDisplay(out, "demo")
+    for pending, left_s in ((2, None), (2, 5.0), (1, 4.0)):
+        shown.standing({TrialState.PENDING: pending}, left_s)
+    lines = [json.loads(line) for line in out.getvalue().splitlines()]
+    assert [(line["trials"]["PENDING"], line["seconds_left"]) for line in lines] == [
+        (2, None),
+        (1, 4.0),
+    ]
 
 
 def test_plain_lines_leave_out_what_nobody_reads(tell):

@@ -133,4 +133,4 @@ def test_the_page_for_operators_has_every_metric_and_every_event(served, tell):
     lines.stop()
     told = {json.loads(line)["event"] for line in out.getvalue().splitlines()}
     section = page.split("### Logs for machines")[1].split("### Metrics")[0]
-    assert told == set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE))
+    assert told == set(re.findall(r"^\| `(\w+)`", section, re.MULTILINE))
