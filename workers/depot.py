@@ -40,6 +40,9 @@ class Peers(Protocol):
             ConnectionError: If that machine cannot be reached.
         """
 
+    def remove(self, name: str) -> None:
+        """Remove a file from every machine that can be reached."""
+
 
 class Depot:
     """Keeps and finds a run's files.
@@ -114,10 +117,12 @@ class Depot:
         return None
 
     def remove(self, name: str) -> None:
-        """Remove a file, here and in the shared folder; it may be gone already."""
+        """Remove a file, here, in the shared folder and on other machines; it may be gone."""
         (self.root / name).unlink(missing_ok=True)
         if self._remote is not None:
             self._remote.remove(name)
+        elif self._peers is not None:
+            self._peers.remove(name)
 
     def _names(self, folder: str, prefix: str) -> tuple[str, ...]:
         here = {f"{folder}/{path.name}" for path in (self.root / folder).glob(f"{prefix}*")}

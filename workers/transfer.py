@@ -70,6 +70,10 @@ class FileShelf:
         files.sync_folder(target.parent)
         return True
 
+    def remove(self, name: str) -> None:
+        """Remove a file; it may be gone already."""
+        self._path(name).unlink(missing_ok=True)
+
     def _path(self, name: str) -> Path:
         path = (self._root / name).resolve()
         if not path.is_relative_to(self._root):
@@ -124,6 +128,11 @@ class RayPeers:
             raise ConnectionError(text) from error
         if not whole:
             raise ConnectionError(f"{name} was damaged on its way to the controller's machine")
+
+    def remove(self, name: str) -> None:
+        """Remove a file from every machine that can be reached."""
+        for shelf in self._shelves():
+            shelf.remove.remote(name)
 
     def _shelves(self) -> list[Any]:
         names = [name for name in ray.util.list_named_actors() if name.startswith(self._prefix)]

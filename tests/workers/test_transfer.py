@@ -84,6 +84,17 @@ def test_a_file_that_was_cut_on_its_machine_is_nowhere(machines):
 
 
 @pytest.mark.ray
+def test_weights_that_nobody_needs_go_from_the_machine_that_made_them(machines):
+    _, first, second = machines
+    artifact = written(first, "weights", b"numbers")
+    second.remove(artifact.path)
+    second.remove("weights/of nobody")
+    # A shelf answers in order: after this answer the file is gone.
+    assert second.find("weights", "nothing", ".bin") is None
+    assert not (first.root / artifact.path).exists()
+
+
+@pytest.mark.ray
 def test_answers_to_items_end_up_on_the_controllers_machine(machines):
     home, first, _ = machines
     artifact = written(first, "samples", b"answers")
