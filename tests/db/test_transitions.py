@@ -13,11 +13,14 @@ from dllm_sweep.db.transitions import (
     DEFAULT_POLICY,
     TRANSITIONS,
     Actor,
+    Consequence,
     Standing,
     after,
+    after_loss,
     backoff,
     check,
     sources,
+    waits_s,
 )
 from dllm_sweep.errors import StoreError
 from dllm_sweep.records import EndReason, TrialState
@@ -92,6 +95,36 @@ def test_pauses_double_up_to_a_quarter_of_an_hour():
     pauses = [backoff(number, DEFAULT_POLICY) for number in range(1, 8)]
     assert pauses == [30, 60, 120, 240, 480, 900, 900]
     assert backoff(10**6, DEFAULT_POLICY) == 900
+
+
+def test_only_planning_makes_a_trial_and_only_racing_prunes_one():
+    assert {by for start, _, by in TRANSITIONS if start is None} == {Actor.PLANNER}
+    pruned = {(start, by) for start, to, by in TRANSITIONS if to is TrialState.PRUNED}
+    assert pruned == {
+        (TrialState.PENDING, Actor.CONTROLLER),
+        (TrialState.RUNNING, Actor.CONTROLLER),
+    }
+
+
+@pytest.mark.parametrize("reason", ENDS)
+def test_a_lost_worker_is_charged_to_losses_or_to_nothing(reason):
+    standing, told = Standing(failures=1, batch_scale=0.5), 0
+    while told <= DEFAULT_POLICY.max_lost and standing.state is not TrialState.FAILED:
+        standing, told = after_loss(reason, standing, DEFAULT_POLICY), told + 1
+    free = CONSEQUENCES[reason] is Consequence.REQUEUE
+    assert standing == Standing(
+        state=TrialState.RUNNING if free else TrialState.FAILED,
+        failures=1,
+        losses=0 if free else DEFAULT_POLICY.max_lost + 1,
+        batch_scale=0.5,
+    )
+
+
+@given(st.floats(0, 1e10), st.floats(0, 1e10))
+def test_no_pause_is_longer_than_the_longest_whatever_the_clock_did(not_before_s, now_s):
+    left_s = waits_s(not_before_s, now_s, DEFAULT_POLICY)
+    assert left_s <= DEFAULT_POLICY.backoff_cap_s
+    assert left_s <= 0 or left_s == not_before_s - now_s
 
 
 @given(st.lists(st.tuples(st.sampled_from(ENDS), st.booleans()), max_size=60))
