@@ -42,8 +42,9 @@ def move(
     check(start, to, by)
     reason = plain(reason)
     chosen = sa.and_(trials, Trial.state == start)
+    attempt = values.get("attempt", Trial.attempt)
     selected = sa.select(
-        Trial.id, Trial.attempt, db_now(), Trial.state, *_literals(to, by, reason)
+        Trial.id, attempt, db_now(), Trial.state, *_literals(to, by, reason)
     ).where(chosen)
     connection.execute(sa.insert(EventRow).from_select(_COLUMNS, selected))
     if to is not TrialState.RUNNING:

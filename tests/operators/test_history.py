@@ -31,6 +31,7 @@ def test_the_history_has_every_change_with_who_and_why(bench):
         ("PENDING", "RUNNING", "controller"),
         ("RUNNING", "CANCELLED", "user"),
     ]
+    assert [row["attempt"] for row in found["events"]] == [0, 1, 1, 2, 2]
     assert "its machine vanished" in found["events"][2]["reason"]
     assert [row["end_reason"] for row in found["attempts"]] == ["LOST", "ABORTED"]
     assert all(row["seconds"] >= 0 for row in found["attempts"])
