@@ -138,6 +138,13 @@ def _disk_full(_value: Any) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def _fill_memory(mebibytes: Any) -> None:
+    """Take memory and keep it: Ray ends the process, or there was enough."""
+    held = [os.urandom(2**20) * 64 for _ in range(int(mebibytes) // 64)]
+    time.sleep(30.0)
+    held.clear()
+
+
 def _die_at_statement(number: Any) -> None:
     """End the process at the given statement from now on: in the middle of the commit."""
     sqlalchemy = importlib.import_module("sqlalchemy")
@@ -164,6 +171,7 @@ _ACTS: dict[str, Callable[[Any], None]] = {
     "unit ends before its commit": lambda _value: os.kill(os.getpid(), signal.SIGKILL),
     "unit ends in its commit": _die_at_statement,
     "unit is told to end (SIGTERM)": lambda _value: os.kill(os.getpid(), signal.SIGTERM),
+    "unit fills the memory": _fill_memory,
     "unit hangs": lambda _value: time.sleep(3600),
     "unit is slow": time.sleep,
     "poison trial": lambda _value: os.kill(os.getpid(), signal.SIGKILL),

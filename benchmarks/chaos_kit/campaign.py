@@ -22,8 +22,12 @@ from dllm_sweep.records import PlannedTrial, TrialState
 FAULTS_A_ROUND = 60
 TRIALS, DRIFTING = 28, 6
 _TICK_S = 0.1
-_STUCK_S = 150.0
+_STUCK_S = 240.0
 """Without any progress for this long, a round has failed."""
+
+
+_PATIENCE_S = 8.0
+"""Faults wait this long for the work to catch up with them."""
 
 
 class Stuck(Exception):
@@ -242,7 +246,8 @@ class Round:
             return
         share = (planned - len(self.left)) / planned
         work = self._progress[0] / self._all_units() if self._progress else 0.0
-        if share > work and now_s - self._injected_s < 4.0:
+        waited_s = now_s - max(self._injected_s, self._progress_s)
+        if share >= work and waited_s < _PATIENCE_S:
             return
         kind = self.left.pop(0)
         if self.injector.inject(kind.name):

@@ -10,10 +10,6 @@ from __future__ import annotations
 import argparse
 import os
 
-from dllm_sweep import dispatch
-from dllm_sweep.errors import SweepError
-from dllm_sweep.run import RunOptions, run_sweep
-
 UNIT_BUDGET_S = 12.0
 """After this a unit is taken to hang; half an hour outside of campaigns."""
 
@@ -28,6 +24,10 @@ def main() -> int:
     parser.add_argument("--takeover", action="store_true")
     parser.add_argument("--die-at", type=int, help="die right after this claim")
     given = parser.parse_args()
+    from dllm_sweep import dispatch
+    from dllm_sweep.errors import SweepError
+    from dllm_sweep.run import RunOptions, run_sweep
+
     dispatch._SHORTEST_BUDGET_S = UNIT_BUDGET_S
     if given.die_at is not None:
         _die_after_claim(given.die_at)
@@ -48,6 +48,8 @@ def main() -> int:
 
 def _die_after_claim(number: int) -> None:
     """Die after the store has given a claim, before any worker hears of it."""
+    from dllm_sweep import dispatch
+
     left = number
     claim = dispatch.Dispatcher._claim
 
@@ -64,4 +66,8 @@ def _die_after_claim(number: int) -> None:
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    try:
+        raise SystemExit(main())
+    except KeyboardInterrupt:
+        # As the command line does, before the sweep's own handler is in place.
+        raise SystemExit(130) from None

@@ -61,12 +61,12 @@ KINDS = (
     Kind("database stopped for seconds", 8, stores=("postgres",), points=(10,)),
     Kind("database stopped for a minute", 2, stores=("postgres",), points=(10,)),
     Kind("database locked by another", 50, stores=("sqlite",), points=(10,)),
-    Kind("writer process killed", 40, stores=("sqlite",), points=(10, 11)),
+    Kind("writer process killed", 40, stores=("sqlite",), points=(10,)),
     Kind("writer process stopped for a while", 30, stores=("sqlite",), points=(10,)),
     Kind("weights truncated", 45, points=(23,)),
     Kind("weights deleted", 30, points=(23,)),
-    Kind("database clock an hour on", 12, points=(18, 19)),
-    Kind("database clock an hour back", 12, points=(18, 19)),
+    Kind("database clock an hour on", 12, points=(19,)),
+    Kind("database clock an hour back", 12, points=(19,)),
 )
 BY_NAME = {kind.name: kind for kind in KINDS}
 

@@ -105,10 +105,18 @@ def database(kind: str, folder: Path) -> Iterator[Database]:
 
 
 class RayCluster:
-    """A head without cores for trials, and nodes that come and go, all on this machine."""
+    """A head without cores for trials, and nodes that come and go, all on this machine.
 
-    def __init__(self) -> None:
+    Args:
+        nodes: How many nodes there are at first.
+        memory_limit: Share of the machine's memory beyond which Ray ends workers; None never.
+    """
+
+    def __init__(self, nodes: int = WORKER_NODES, memory_limit: float | None = None) -> None:
         os.environ |= environment()
+        if memory_limit is not None:
+            limit = {"RAY_memory_usage_threshold": f"{memory_limit:.3f}"}
+            os.environ |= limit | {"RAY_memory_monitor_refresh_ms": "100"}
         from ray.cluster_utils import Cluster
 
         self._cluster = Cluster()
@@ -121,7 +129,7 @@ class RayCluster:
         self._cluster.add_node(
             num_cpus=0, include_dashboard=False, _system_config=health, dashboard_port=None
         )
-        for _ in range(WORKER_NODES):
+        for _ in range(nodes):
             self.add()
 
     @property

@@ -1,0 +1,187 @@
+"""Crash points that only whole processes show: real controllers on a real Ray of several nodes."""
+
+import contextlib
+import signal
+import sqlite3
+import time
+from pathlib import Path
+
+import pytest
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+SWEEP = "round-0"
+WAIT_S = 120
+DONE = "SELECT COUNT(*) FROM unit WHERE state = 'DONE'"
+
+
+@pytest.fixture(scope="module")
+def cluster():
+    from chaos_kit.site import RayCluster
+
+    made = RayCluster(nodes=1)
+    yield made
+    made.close()
+
+
+class Stage:
+    """A planned sweep, and controllers for it on a cluster."""
+
+    def __init__(self, folder, address):
+        from chaos_kit.site import Controllers, SqliteDatabase
+        from chaos_kit.sweeps import SOURCE, Rules, planned
+
+        self.files = folder / "files"
+        (self.files / "begun").mkdir(parents=True)
+        (folder / "logs").mkdir()
+        self.database, self.trials = SqliteDatabase(folder), planned(7, 4, 1)
+        self.rules = Rules(self.files)
+        with contextlib.closing(self.database.store()) as store:
+            store.plan_sweep(SWEEP, SOURCE, self.trials)
+        self.logs = folder / "logs"
+        self.url, self.moments = self.database.url, []
+        self.controllers = Controllers(self.url, address, self.files, self.logs)
+        self.controllers.sweep = SWEEP
+
+    def on(self, address):
+        """Go on with another cluster."""
+        from chaos_kit.site import Controllers
+
+        self.controllers.end()
+        self.controllers = Controllers(self.url, address, self.files, self.logs)
+        self.controllers.sweep = SWEEP
+
+    def ask(self, sql):
+        with contextlib.closing(sqlite3.connect(self.database.path, timeout=30)) as link:
+            return link.execute(sql).fetchall()
+
+    def slowly(self, seconds):
+        for trial in self.trials:
+            unit = trial.units[-1].unit.key
+            rule = {"id": trial.label, "unit": unit, "when": "before", "once": True}
+            self.rules.add(trial.spec.key, rule | {"act": "unit is slow", "value": seconds})
+
+    def wait_for_units(self, count):
+        self.wait_until(DONE, count)
+
+    def wait_until(self, sql, count=1):
+        end_s = time.monotonic() + WAIT_S
+        while self.ask(sql)[0][0] < count:
+            assert time.monotonic() < end_s, self.output()
+            time.sleep(0.1)
+
+    def run(self, *arguments):
+        return self.ended(self.controllers.start(*arguments))
+
+    def ended(self, process):
+        self.moments.append(time.time())
+        code = process.wait(timeout=WAIT_S)
+        self.moments.append(time.time())
+        return code
+
+    def output(self):
+        return "\n".join(log.read_text() for log in sorted(self.logs.iterdir()))
+
+    def account(self):
+        from chaos_kit.ledger import account
+        from chaos_kit.sweeps import undisturbed
+
+        expected = undisturbed(SWEEP, self.trials)
+        known = (self.database, self.files, SWEEP, self.trials, expected)
+        return account(*known, self.moments, frozenset())
+
+
+@pytest.fixture
+def stage(cluster, tmp_path):
+    made = Stage(tmp_path, cluster.address)
+    yield made
+    made.controllers.end()
+
+
+def test_a_controller_that_dies_after_a_claim_leaves_a_trial_that_the_next_one_runs(stage):
+    assert stage.run("--die-at", "1") == 75
+    assert stage.ask("SELECT attempt, ended_s FROM attempt") == [(1, None)]
+    assert stage.ask(DONE) == [(0,)]
+
+    assert stage.run() == 0, stage.output()
+
+    first = "SELECT attempt, end_reason FROM attempt WHERE trial_id = 1 ORDER BY 1"
+    assert stage.ask(first) == [(1, "LOST"), (2, "OK")]
+    found = stage.account()
+    assert found.holds, found
+    assert found.redone == 0
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_ctrl_c_once_or_twice_loses_nothing_and_is_resumed(stage, times):
+    stage.slowly(3.0)
+    process = stage.controllers.start()
+    stage.wait_for_units(6)
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+    assert stage.ended(process) == 130, stage.output()
+    assert stage.ask("SELECT COUNT(*) FROM trial WHERE state IN ('RUNNING', 'FAILED')") == [(0,)]
+
+    assert stage.run() == 0, stage.output()
+
+    found = stage.account()
+    assert found.holds, found
+    assert times > 1 or found.redone == 0, "what was in flight had time to end"
+
+
+def test_a_worker_that_ray_ends_for_its_memory_is_told_apart_and_tried_again(tmp_path):
+    from chaos_kit.site import RayCluster
+
+    total, used = memory()
+    cluster = RayCluster(nodes=1, memory_limit=(used + 1.5 * 2**30) / total)
+    stage = Stage(tmp_path, cluster.address)
+    rule = {"id": "fill", "unit": "evaluate:hard", "when": "before", "once": True}
+    rule |= {"act": "unit fills the memory", "value": 4096}
+    stage.rules.add(stage.trials[1].spec.key, rule)
+    process = stage.controllers.start()
+    try:
+        stage.wait_until("SELECT COUNT(*) FROM failures WHERE end_reason = 'HOST_OOM'")
+        with contextlib.closing(sqlite3.connect(stage.database.path, timeout=30)) as link:
+            link.execute("UPDATE trial SET not_before_s = 0")
+            link.commit()
+        assert stage.ended(process) == 0, stage.output()
+    finally:
+        stage.controllers.end()
+        cluster.close()
+    found = stage.account()
+    assert found.holds, found
+    (message,) = stage.ask("SELECT message FROM failures WHERE end_reason = 'HOST_OOM'")[0]
+    assert "ran out of memory" in message
+
+
+def memory():
+    """Bytes of this machine's memory, and how many of them are taken."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    sizes = {name: int(rest.split()[0]) * 1024 for name, rest in (x.split(":") for x in lines)}
+    return sizes["MemTotal"], sizes["MemTotal"] - sizes["MemAvailable"]
+
+
+def test_a_sweep_goes_on_with_another_cluster_when_the_head_is_lost(tmp_path):
+    from chaos_kit.site import RayCluster
+
+    lost = RayCluster(nodes=1)
+    stage = Stage(tmp_path, lost.address)
+    stage.slowly(2.0)
+    process = stage.controllers.start()
+    try:
+        stage.wait_for_units(6)
+        stage.moments.append(time.time())
+        lost.close()
+        assert stage.ended(process) != 0
+        other = RayCluster(nodes=1)
+        try:
+            stage.on(other.address)
+            assert stage.run() == 0, stage.output()
+        finally:
+            stage.controllers.end()
+            other.close()
+    finally:
+        stage.controllers.end()
+    found = stage.account()
+    assert found.holds, found
