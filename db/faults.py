@@ -93,6 +93,13 @@ def one_line(name: str) -> Iterator[None]:
         raise StoreUnavailable(text) from error
 
 
+def is_cut_short(error: DBAPIError) -> bool:
+    """Whether a transaction may be run again at once: its link was cut, or it was the one that the
+    server ended because two waited for each other."""
+    code = str(getattr(error.orig, "sqlstate", None) or "")
+    return error.connection_invalidated or code in ("40P01", "40001")
+
+
 def may_pass(error: DBAPIError) -> bool:
     """Whether an error comes from a link, a restart, a lock or a limit, not from what was asked."""
     if error.connection_invalidated:

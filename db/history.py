@@ -22,7 +22,8 @@ def lock(connection: Connection, trials: sa.ColumnElement[bool]) -> None:
     Call it before anything that touches attempts: a commit locks its trial first as well, and two
     transactions that lock in opposite orders wait for each other for ever.
     """
-    connection.execute(sa.select(Trial.id).where(trials).order_by(Trial.id).with_for_update())
+    chosen = sa.select(Trial.id).where(trials).order_by(Trial.id)
+    connection.execute(chosen.with_for_update(key_share=True))
 
 
 def move(

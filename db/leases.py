@@ -26,7 +26,9 @@ def find_sweep(connection: Connection, name: str | None, *, lock: bool = False) 
         query = query.order_by(Sweep.launched_s.desc(), Sweep.id.desc()).limit(1)
     else:
         query = query.where(Sweep.name == name)
-    row = connection.execute(query.with_for_update() if lock else query).first()
+    # A commit refers to the sweep while it holds its trial: only what is not a key is locked here,
+    # or a takeover and a commit would wait for each other.
+    row = connection.execute(query.with_for_update(key_share=True) if lock else query).first()
     if row is None:
         raise UnknownName("sweep", name or "", connection.scalars(sa.select(Sweep.name)))
     return row

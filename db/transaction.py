@@ -10,7 +10,8 @@ from sqlalchemy.engine import Connection
 from sqlalchemy.exc import DBAPIError
 
 from dllm_sweep.db.clock import db_now
-from dllm_sweep.db.engines import Engines, one_line
+from dllm_sweep.db.engines import Engines
+from dllm_sweep.db.faults import is_cut_short, one_line
 from dllm_sweep.db.schema import Sweep, Trial
 from dllm_sweep.errors import Fenced
 from dllm_sweep.records import Claim, Lease, TrialState
@@ -28,7 +29,8 @@ class Writer:
         """Run `work` in one write transaction; it must be safe to repeat.
 
         A link that is cut around COMMIT leaves open whether it happened. The work is then run
-        once more: it reads back what it finds and so tells the two cases apart.
+        once more: it reads back what it finds and so tells the two cases apart. A transaction that
+        the server ended to break a deadlock is run once more as well.
 
         Raises:
             StoreError: If the database fails; nothing of the work was kept.
@@ -37,7 +39,7 @@ class Writer:
             try:
                 return self._once(work)
             except DBAPIError as error:
-                if not error.connection_invalidated:
+                if not is_cut_short(error):
                     raise
             return self._once(work)
 

@@ -6,6 +6,8 @@ import pickle
 import signal
 import sqlite3
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import sqlalchemy as sa
@@ -180,6 +182,34 @@ def test_a_trial_that_another_client_holds_for_too_long_is_unavailable(
             store.commit_unit(claim, build.result(claim.trial.units()[0]))
     store.commit_unit(claim, build.result(claim.trial.units()[0]))
     store.close()
+
+
+def test_a_takeover_and_a_commit_do_not_wait_for_each_other(address, build, plan, monkeypatch):
+    """A second UPDATE of a trial in one transaction makes Postgres look up its sweep again."""
+    monkeypatch.setattr("dllm_sweep.db.transaction.is_cut_short", lambda error: False)
+    store = open_store(address)
+    claim = plan(store)
+    beat, refer = (
+        f"UPDATE trial SET {column} = {column} WHERE id = {claim.trial_id}"
+        for column in ("beat_s", "reason")
+    )
+    with ThreadPoolExecutor(1) as pool, store._engines.read.connect() as other:
+        other.exec_driver_sql("COMMIT")
+        other.exec_driver_sql("BEGIN READ WRITE")
+        other.exec_driver_sql(beat)
+        taken = pool.submit(store.take_lease, "demo", build.other, seconds=60, takeover=True)
+        _wait_for_a_waiter(store)
+        other.exec_driver_sql(refer)
+        other.exec_driver_sql("COMMIT")
+        assert taken.result(30).epoch == 2
+    store.close()
+
+
+def _wait_for_a_waiter(store):
+    deadline_s = time.monotonic() + 30
+    waiting = "SELECT COUNT(*) FROM pg_locks WHERE NOT granted"
+    while store.query(waiting).rows == ((0,),):
+        assert time.monotonic() < deadline_s
 
 
 def test_connections_say_who_they_are_and_have_limits(address):
