@@ -79,13 +79,16 @@ class MemoryStore(MemoryState):
     def trials(self, sweep_id: int) -> tuple[TrialRow, ...]:
         """All trials of a sweep, highest priority first, then in planning order."""
         now_s = self._clock()
-        return tuple(
-            memory_board.trial_row(trial, now_s, self._policy) for trial in self._ordered(sweep_id)
-        )
+        with self._lock:
+            return tuple(
+                memory_board.trial_row(trial, now_s, self._policy)
+                for trial in self._ordered(sweep_id)
+            )
 
     def units(self, sweep_id: int) -> tuple[UnitStanding, ...]:
         """All units of a sweep's PENDING and RUNNING trials, in the order in which they run."""
-        return memory_board.units(self._ordered(sweep_id))
+        with self._lock:
+            return memory_board.units(self._ordered(sweep_id))
 
     def unit_times(self) -> tuple[UnitTime, ...]:
         """How long the committed units of all sweeps took, oldest first."""
@@ -93,7 +96,8 @@ class MemoryStore(MemoryState):
 
     def scores(self, sweep_id: int) -> tuple[Score, ...]:
         """The primary scores of all tasks that are wholly committed."""
-        return memory_board.scores(self._with_keys(sweep_id, ()))
+        with self._lock:
+            return memory_board.scores(self._with_keys(sweep_id, ()))
 
     def logs(self, trial_id: int, *, after: int = 0) -> tuple[LogChunk, ...]:
         """What a trial's workers printed, oldest first, from the chunk after number `after` on."""
@@ -123,9 +127,10 @@ class MemoryStore(MemoryState):
 
     def release_lease(self, lease: Lease) -> None:
         """Give the lease back; running attempts end as ABORTED, their trials go to PENDING."""
-        found = self._find(lease.sweep)
-        if found.epoch == lease.epoch + 1 and found.holder is None:
-            return
+        with self._lock:
+            found = self._find(lease.sweep)
+            if found.epoch == lease.epoch + 1 and found.holder is None:
+                return
         with self._held(lease) as sweep:
             self._requeue_running(sweep, EndReason.ABORTED)
             sweep.epoch += 1
@@ -237,30 +242,26 @@ class MemoryStore(MemoryState):
     ) -> int:
         """Put trials in one of `states` back to PENDING with fresh budgets; returns how many."""
         refuse_illegal_retry(states)
-        chosen = [
-            trial
-            for trial in self._with_keys(sweep_id, keys)
-            if trial.state in states
-            and (not reasons or trial.ended.get(trial.attempt) in tuple(reasons))
-        ]
-        for trial in chosen:
-            self._move(trial, TrialState.PENDING, Actor.USER, "")
-            trial.standing, trial.ready_at_s = Standing(), 0.0
-        return len(chosen)
+        with self._lock:
+            chosen = [
+                trial
+                for trial in self._with_keys(sweep_id, keys)
+                if trial.state in states
+                and (not reasons or trial.ended.get(trial.attempt) in tuple(reasons))
+            ]
+            for trial in chosen:
+                self._move(trial, TrialState.PENDING, Actor.USER, "")
+                trial.standing, trial.ready_at_s = Standing(), 0.0
+            return len(chosen)
 
     def cancel(self, sweep_id: int, *, keys: Sequence[str] = ()) -> int:
         """Cancel PENDING and RUNNING trials; a running attempt is fenced off at its next commit."""
-        legal = sources(TrialState.CANCELLED, Actor.USER)
-        chosen = [trial for trial in self._with_keys(sweep_id, keys) if trial.state in legal]
-        for trial in chosen:
-            self._end(
-                trial,
-                TrialState.CANCELLED,
-                Actor.USER,
-                EndReason.ABORTED,
-                "cancelled by the user",
-            )
-        return len(chosen)
+        legal, why = sources(TrialState.CANCELLED, Actor.USER), "cancelled by the user"
+        with self._lock:
+            chosen = [trial for trial in self._with_keys(sweep_id, keys) if trial.state in legal]
+            for trial in chosen:
+                self._end(trial, TrialState.CANCELLED, Actor.USER, EndReason.ABORTED, why)
+            return len(chosen)
 
     def pause(self, sweep_id: int, paused: bool) -> None:
         """Stop or go on handing out claims."""

@@ -10,7 +10,13 @@ from pathlib import Path
 import hypothesis.strategies as st
 import pytest
 from hypothesis import HealthCheck, settings
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import (
+    RuleBasedStateMachine,
+    initialize,
+    invariant,
+    rule,
+    run_state_machine_as_test,
+)
 
 from dllm_sweep.db.connect import open_store
 from dllm_sweep.db.memory import MemoryStore
@@ -62,8 +68,17 @@ class Histories(RuleBasedStateMachine):
         self.rows = self._rows(self.sqlite)
         self.leases, self.claims, self.claimed, self.pieces = [], [], 0, 0
         self.by_user = True
-        self._take("demo", self.build.holder, takeover=False, seconds=600.0)
-        self._claim_row(self.rows[1])
+
+    @initialize(done=st.lists(st.integers(0, 5), min_size=1, max_size=2))
+    def begin_in_the_middle(self, done):
+        """Histories that begin with nothing done seldom come to where it matters."""
+        for count in done:
+            self.claimed += 1
+            self._take("demo", self.build.holder, takeover=False, seconds=600.0)
+            self._claim_row(self.rows[1])
+            claim = self.claims[-1]
+            for unit in claim.units[:count]:
+                self._commit(claim, unit, "a", None)
 
     def teardown(self) -> None:
         self.sqlite.close()
