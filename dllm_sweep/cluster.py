@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 LOCAL = "local"
 _CLIENT = "ray://"
 _CPU_WORKER_BYTES = 2**30
+_DAEMONS = ("gcs_server", "raylet")
+_LOOK_S = 0.25
 _OBJECT_STORE_BYTES = 80 * 2**20
 """Ray's smallest: nothing large travels through Ray here, and it would take 30 % of memory."""
 
@@ -30,8 +33,13 @@ def is_client(address: str) -> bool:
 
 
 @contextlib.contextmanager
-def connected(address: str) -> Iterator[None]:
+def connected(address: str, lost: Callable[[], None] = lambda: None) -> Iterator[None]:
     """Join a cluster, or start a Ray of our own on this machine, and leave it at the end.
+
+    Args:
+        address: The cluster's address, or `local`.
+        lost: Called from a thread of its own if a Ray of our own has gone, as when a signal is
+            sent to all processes of a terminal or a job; Ray itself would wait for a minute then.
 
     Raises:
         ClusterError: If there is none, or it does not let us in.
@@ -42,10 +50,30 @@ def connected(address: str) -> Iterator[None]:
     # Ray prints why a worker died in many lines of its own, whatever `log_to_driver` says; the
     # controller says it in one.
     ray._private.worker.print_to_stdstream = lambda *_, **__: None
+    leaving = _watch(lost) if address == LOCAL else threading.Event()
     try:
         yield
     finally:
+        leaving.set()
         ray.shutdown()
+
+
+def _watch(lost: Callable[[], None]) -> threading.Event:
+    """Call `lost` once a daemon of our own Ray has ended; returns what ends the watch."""
+    import ray
+
+    started = ray._private.worker._global_node.all_processes
+    daemons = [info.process for name in _DAEMONS for info in started.get(name, ())]
+    leaving = threading.Event()
+
+    def look() -> None:
+        while not leaving.wait(_LOOK_S):
+            if any(daemon.poll() is not None for daemon in daemons):
+                lost()
+                return
+
+    threading.Thread(target=look, name="ray-watch", daemon=True).start()
+    return leaving
 
 
 def ship_code(address: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 _PACKAGES = ("ray", "torch", "transformers")
 _PATIENCE_S = 120.0
+_LOOK_S = 2.0
 _NAMED = 3
 """How many trials a message names of those that ask for the same."""
 
@@ -48,18 +50,45 @@ def reports(store_url: str | None = None) -> tuple[Report, ...]:
     Raises:
         ClusterError: If a machine does not answer.
     """
+    asked = {node["NodeID"]: (node, _ask(node["NodeID"], store_url)) for node in _alive().values()}
+    found: dict[str, Report] = {}
+    until_s = time.monotonic() + _PATIENCE_S
+    while asked:
+        for node_id, report in _answers(asked).items():
+            del asked[node_id]
+            found[node_id] = report
+        # Machines come and go: one that has gone meanwhile is not waited for.
+        asked = {node_id: call for node_id, call in asked.items() if node_id in _alive()}
+        if asked and time.monotonic() > until_s:
+            names = ", ".join(_name_of(node) for node, _ in asked.values())
+            raise ClusterError(
+                f"{names}: no answer within {_PATIENCE_S:.0f} s; look at `ray status`, and take the"
+                " machine out of the cluster or start Ray there again"
+            )
+    return tuple(found.values())
+
+
+def _answers(asked: Mapping[str, tuple[dict[str, Any], Any]]) -> dict[str, Report]:
+    """The reports of machines that have answered within a moment."""
     import ray
 
-    alive = [node for node in ray.nodes() if node["Alive"]]
-    calls = {_ask(node["NodeID"], store_url): node for node in alive}
-    ready, late = ray.wait(list(calls), num_returns=len(calls), timeout=_PATIENCE_S)
-    if late:
-        names = ", ".join(_name_of(calls[ref]) for ref in late)
-        raise ClusterError(
-            f"{names}: no answer within {_PATIENCE_S:.0f} s; look at `ray status`, and take the"
-            " machine out of the cluster or start Ray there again"
-        )
-    return tuple(_report(calls[ref], ref) for ref in ready)
+    calls = {ref: (node_id, node) for node_id, (node, ref) in asked.items()}
+    ready, _ = ray.wait(list(calls), num_returns=len(calls), timeout=_LOOK_S)
+    found = {}
+    for ref in ready:
+        node_id, node = calls[ref]
+        try:
+            found[node_id] = _report(node, ref)
+        except ClusterError:
+            if node_id in _alive():
+                raise
+    return found
+
+
+def _alive() -> dict[str, dict[str, Any]]:
+    import ray
+
+    return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
 
 
 def check_versions(found: Sequence[Report]) -> None:

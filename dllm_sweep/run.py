@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
 import signal
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from dllm_sweep import cluster, preflight, process, shipping
 from dllm_sweep.controller import LEASE_S, Controller, RunSummary, Stop
-from dllm_sweep.errors import ClusterError, Fenced
+from dllm_sweep.errors import ClusterError, Fenced, SweepError
 from dllm_sweep.outfit import Outfit, Shelves
 from dllm_sweep.progress import Display, display
 from dllm_sweep.racing import Race
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
     from dllm_sweep.workers.ray_pool import RayPool
     from dllm_sweep.workers.store_actor import StoreLink
 
+INTERRUPTED = 130
+"""What a run ends with that was stopped by a signal."""
 _OPEN = (TrialState.PENDING, TrialState.RUNNING)
 
 
@@ -123,7 +127,7 @@ def run_sweep(store_url: str, sweep: str, options: RunOptions) -> RunSummary:
         # Ray swallows a Ctrl-C while it starts, and puts handlers of its own in place.
         with (
             _signals(_interrupted(stop, shown)),
-            cluster.connected(options.address),
+            cluster.connected(options.address, lost=lambda: _leave(run)),
             _signals(_interrupted(stop, shown)),
         ):
             return _on_cluster(run)
@@ -132,6 +136,15 @@ def run_sweep(store_url: str, sweep: str, options: RunOptions) -> RunSummary:
         with contextlib.suppress(Fenced):
             store.release_lease(lease)
         store.close()
+
+
+def _leave(run: _Run) -> NoReturn:
+    """Give the sweep back and end this process: Ray is gone, and the main thread may hang in it."""
+    run.shown.note("Ray on this machine has ended; `dllm-sweep resume` goes on from here")
+    with contextlib.suppress(SweepError):
+        run.store.release_lease(run.lease)
+    sys.stdout.flush()
+    os._exit(INTERRUPTED if run.stop.drain else ClusterError.exit_code)
 
 
 def launch(file: str | Path, *, store: str | Path | None = None, **options: Any) -> RunSummary:
