@@ -10,7 +10,7 @@ from dllm_sweep.costs import Experience
 from dllm_sweep.demands import resources_of
 from dllm_sweep.plan import Plan, Standing
 from dllm_sweep.records import Demand, PlannedTrial, TrialRow, UnitStanding
-from dllm_sweep.simulate import Failures, Simulation, World, forecast, rest_of
+from dllm_sweep.simulate import Failures, Simulation, World, as_stored, forecast
 from dllm_sweep.stored import stored_times, stored_trials, stored_units
 
 _LAUNCHED = ("new", "pending", "running")
@@ -36,7 +36,7 @@ class Offer:
 
 @dataclass(frozen=True, kw_only=True)
 class Outlook:
-    """The trials that would run, with what is left of them, and what came of each simulation."""
+    """The trials that would run, and what came of each simulation."""
 
     trials: tuple[PlannedTrial, ...]
     runs: tuple[Simulation, ...]
@@ -56,7 +56,11 @@ def outlook(plan: Plan, found: Sequence[Standing], store: str | None, offer: Off
     """
     left = _left(store, plan.name)
     waiting = [standing.trial for standing in found if standing.status in _LAUNCHED]
-    trials = tuple(rest_of(trial, left.get(trial.spec.key, ())) for trial in waiting)
+    trials = tuple(as_stored(trial, left.get(trial.spec.key, ())) for trial in waiting)
+    done = {
+        key: frozenset(standing.unit.key for standing in units if standing.done)
+        for key, units in left.items()
+    }
     history = stored_times(store)
     world = World(
         gpus=offer.gpus,
@@ -65,7 +69,7 @@ def outlook(plan: Plan, found: Sequence[Standing], store: str | None, offer: Off
         failures=None if offer.mtbf_h is None else Failures(mtbf_s=3600 * offer.mtbf_h),
         spread=Experience(history).spread if offer.runs > 1 else 0.0,
     )
-    return Outlook(trials=trials, runs=forecast(trials, world, offer.runs))
+    return Outlook(trials=trials, runs=forecast(trials, world, offer.runs, done))
 
 
 def _left(store: str | None, sweep: str) -> dict[str, list[UnitStanding]]:

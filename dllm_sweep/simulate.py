@@ -22,12 +22,20 @@ from dllm_sweep.records import (
     UnitTime,
 )
 from dllm_sweep.spec import Unit
-from dllm_sweep.workers.virtual_pool import Failures, VirtualClock, VirtualPool
+from dllm_sweep.workers.virtual_pool import (
+    NOWHERE,
+    Failures,
+    VirtualClock,
+    VirtualPool,
+    result_of,
+)
 
 if TYPE_CHECKING:
     from dllm_sweep.db.interface import Store
 
 _NOBODY = Holder(host="simulation", pid=0, process_started_s=0.0)
+Done = Mapping[str, frozenset[str]]
+"""Keys of committed units by the keys of their trials."""
 _FOREVER_S = math.inf
 VIRTUAL_PACE = Pace(tick_s=_FOREVER_S, refresh_s=_FOREVER_S, refresh_share=1.0, renew_s=_FOREVER_S)
 """Nobody but the simulation changes anything: no event goes unheard."""
@@ -77,15 +85,13 @@ class Simulation:
     order: tuple[tuple[float, str, str], ...]
 
 
-def simulate(
-    trials: Sequence[PlannedTrial], world: World, *, store: Store | None = None
-) -> Simulation:
+def simulate(trials: Sequence[PlannedTrial], world: World, done: Done | None = None) -> Simulation:
     """Run trials to their end on a virtual clock.
 
     Args:
         trials: What to run; those that are skipped are left out.
         world: On what.
-        store: Where results go; None is a store in memory.
+        done: What is committed already.
 
     Raises:
         RuntimeError: If a trial needs more than there is.
@@ -93,9 +99,10 @@ def simulate(
     from dllm_sweep.db.memory import MemoryStore
 
     clock = VirtualClock()
-    board = MemoryStore(clock=clock) if store is None else store
+    board, done = MemoryStore(clock=clock), done or {}
     runnable = [trial for trial in trials if trial.skip_reason is None]
     board.plan_sweep("simulation", "", runnable, reuse=False)
+    _commit(board, runnable, done)
     seconds = _Costs(runnable, world)
     pool = VirtualPool(
         store=board, clock=clock, machines=world.gpus, seconds=seconds, failures=world.failures
@@ -108,14 +115,16 @@ def simulate(
         makespan_s=max((at_s for at_s, _, _ in pool.committed), default=0.0),
         baselines_s=max((at for at, key, _ in pool.committed if key in baselines), default=0.0),
         busy_s=pool.busy_s,
-        bound_s=bound_s(runnable, world.gpus, seconds.of),
+        bound_s=bound_s(runnable, world.gpus, seconds.of, done),
         units=len(pool.committed),
         redone=pool.deaths,
         order=tuple(pool.committed),
     )
 
 
-def forecast(trials: Sequence[PlannedTrial], world: World, runs: int) -> tuple[Simulation, ...]:
+def forecast(
+    trials: Sequence[PlannedTrial], world: World, runs: int, done: Done | None = None
+) -> tuple[Simulation, ...]:
     """Simulate with costs and failures drawn anew each time."""
     return tuple(
         simulate(
@@ -125,22 +134,38 @@ def forecast(trials: Sequence[PlannedTrial], world: World, runs: int) -> tuple[S
                 seed=world.seed + run,
                 failures=world.failures and replace(world.failures, seed=world.seed + run),
             ),
+            done,
         )
         for run in range(runs)
     )
 
 
-def rest_of(trial: PlannedTrial, standings: Sequence[UnitStanding]) -> PlannedTrial:
-    """Leave out of a trial what is committed of it; `standings` are its units in the store."""
+def as_stored(trial: PlannedTrial, standings: Sequence[UnitStanding]) -> PlannedTrial:
+    """A trial with the units that the store has of it, which may be cut otherwise."""
     if not standings:
         return trial
-    left = tuple(
-        PlannedUnit(unit=standing.unit, estimated_s=standing.estimated_s)
-        for standing in standings
-        if not standing.done
+    units = tuple(
+        PlannedUnit(unit=standing.unit, estimated_s=standing.estimated_s) for standing in standings
     )
-    estimated_s = load_of(trial) + sum(unit.estimated_s for unit in left)
-    return replace(trial, units=left, estimated_s=estimated_s)
+    estimated_s = load_of(trial) + sum(unit.estimated_s for unit in units)
+    return replace(trial, units=units, estimated_s=estimated_s)
+
+
+def _commit(store: Store, trials: Sequence[PlannedTrial], done: Done) -> None:
+    """Bring a store to where a sweep stands: the units in `done` are committed."""
+    if not done:
+        return
+    keys = {trial.spec.key for trial in trials}
+    lease = store.take_lease("simulation", _NOBODY, seconds=1e9)
+    for row in store.trials(lease.sweep_id):
+        if row.key not in keys or not done.get(row.key):
+            continue
+        claim = store.claim(lease, row.id, "done", NOWHERE)
+        if claim is not None:
+            for unit in claim.units:
+                if unit.key in done[row.key]:
+                    store.commit_unit(claim, result_of(claim, unit, 0.0))
+    store.release_lease(lease)
 
 
 def _run(store: Store, pool: VirtualPool, clock: VirtualClock, world: World) -> RunSummary:
@@ -160,7 +185,10 @@ def _run(store: Store, pool: VirtualPool, clock: VirtualClock, world: World) -> 
 
 
 def bound_s(
-    trials: Iterable[PlannedTrial], gpus: int, seconds: Callable[[PlannedTrial, Unit], float]
+    trials: Iterable[PlannedTrial],
+    gpus: int,
+    seconds: Callable[[PlannedTrial, Unit], float],
+    done: Done | None = None,
 ) -> float:
     """A time below which no order of work can be over.
 
@@ -172,10 +200,12 @@ def bound_s(
         trials: The trials.
         gpus: How many GPUs there are, one to a worker.
         seconds: How long a unit of a trial takes with the weights at hand.
+        done: What is committed already.
     """
     work_s, chain_s = 0.0, 0.0
     for trial in trials:
-        costs = [(unit, seconds(trial, unit)) for unit in _units(trial)]
+        over = (done or {}).get(trial.spec.key, frozenset())
+        costs = [(unit, seconds(trial, unit)) for unit in _units(trial) if unit.key not in over]
         load_s = load_of(trial)
         first_s = sum(cost_s for unit, cost_s in costs if unit.kind == "quantize")
         rest = [cost_s for unit, cost_s in costs if unit.kind != "quantize"]

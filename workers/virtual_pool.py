@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 Seconds = Callable[[Claim, Unit, bool], float]
 """How long a unit takes on a worker that holds the trial's weights, or does not."""
+NOWHERE = HostInfo(host="nowhere", pid=0, device="virtual")
 _SCORES = Tally.of((0.25, 0.75))
 
 
@@ -116,6 +117,7 @@ class VirtualPool:
         self._ids, self._serials = itertools.count(1), itertools.count(1)
         self._events: list[_Event] = []
         self._wanted: dict[Demand, int] = {}
+        self._news = False
         self._lives = [failures.lifetimes(n) for n in range(machines)] if failures else []
         for number, life in enumerate(self._lives):
             self._at(life(), "fail", number)
@@ -144,11 +146,14 @@ class VirtualPool:
         seat.flight, seat.holds = (serial, claim, unit, seconds), claim.trial_key
 
     def wait(self, timeout_s: float) -> list[Finished]:
-        """Move the clock to the next event, at most by `timeout_s`.
+        """Move the clock to the next event, at most by `timeout_s`; not at all if a worker came up.
 
         Raises:
             RuntimeError: If nothing will ever happen.
         """
+        if self._news:
+            self._news = False
+            return []
         limit_s = self._clock.now_s + timeout_s
         while self._events and self._events[0].at_s <= limit_s:
             event = heapq.heappop(self._events)
@@ -197,7 +202,7 @@ class VirtualPool:
         self.busy_s += seconds * seat.share
         number = seat.worker.id
         try:
-            state = self._store.commit_unit(claim, _result(claim, unit, seconds))
+            state = self._store.commit_unit(claim, result_of(claim, unit, seconds))
         except Fenced:
             return Finished(worker=number, result=Outcome(unit=unit))
         self.committed.append((self._clock.now_s, claim.trial_key, unit.key))
@@ -245,6 +250,7 @@ class VirtualPool:
         host = HostInfo(host=f"machine{chosen[0].number}", pid=0, device="virtual")
         worker = Worker(id=next(self._ids), demand=demand, host=host)
         self._seats[worker.id] = _Seat(worker=worker, machines=chosen, share=share)
+        self._news = True
         return True
 
     def _remove(self, seat: _Seat) -> None:
@@ -258,7 +264,8 @@ class VirtualPool:
         return serial
 
 
-def _result(claim: Claim, unit: Unit, seconds: float) -> UnitResult:
+def result_of(claim: Claim, unit: Unit, seconds: float) -> UnitResult:
+    """What a unit of a simulated sweep gives: the same for all."""
     metrics: tuple[Metric, ...] = ()
     artifacts: tuple[Artifact, ...] = ()
     if unit.kind == "evaluate":
