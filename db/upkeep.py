@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -16,6 +17,8 @@ from dllm_sweep.spec import TrialSpec, from_json
 
 if TYPE_CHECKING:
     from dllm_sweep.db.store import SqlStore
+
+T = TypeVar("T")
 
 OPEN = (TrialState.PENDING, TrialState.RUNNING)
 _AT_ONCE = 500
@@ -101,10 +104,7 @@ def named_files(store: SqlStore) -> tuple[NamedFile, ...]:
         .order_by(trial.id, artifact.path)
     )
     rows = store.reading(lambda connection: connection.execute(query).all())
-    return tuple(
-        NamedFile(**{**row._mapping, "state": TrialState(row.state)})  # type: ignore[arg-type]
-        for row in rows
-    )
+    return tuple(NamedFile(**{**row._mapping, "state": TrialState(row.state)}) for row in rows)
 
 
 def trial_ends(store: SqlStore) -> tuple[TrialEnd, ...]:
@@ -126,10 +126,7 @@ def trial_ends(store: SqlStore) -> tuple[TrialEnd, ...]:
         sa.func.coalesce(logs.c.bytes, 0).label("log_bytes"),
     ).outerjoin(logs, logs.c.trial_id == trial.id)
     rows = store.reading(lambda connection: connection.execute(query).all())
-    return tuple(
-        TrialEnd(**{**row._mapping, "state": TrialState(row.state)})  # type: ignore[arg-type]
-        for row in rows
-    )
+    return tuple(TrialEnd(**{**row._mapping, "state": TrialState(row.state)}) for row in rows)
 
 
 def specs(store: SqlStore, *, are_open: bool) -> dict[str, TrialSpec]:
@@ -153,11 +150,10 @@ def forget_files(store: SqlStore, paths: Collection[str]) -> frozenset[str]:
     A file that the current results of a trial need that waits or runs is left out, also if the
     trial began to need it since `named_files` was asked.
     """
-    listed = sorted(paths)
-    parts = [listed[start : start + _AT_ONCE] for start in range(0, len(listed), _AT_ONCE)]
-    return frozenset().union(
-        *(store.writing(lambda connection, part=part: _forget(connection, part)) for part in parts)
-    )
+    free: frozenset[str] = frozenset()
+    for part in _parts(sorted(paths)):
+        free |= store.writing(partial(_forget, paths=part))
+    return free
 
 
 def _forget(connection: Connection, paths: Sequence[str]) -> frozenset[str]:
@@ -178,13 +174,20 @@ def _forget(connection: Connection, paths: Sequence[str]) -> frozenset[str]:
 
 def drop_logs(store: SqlStore, trial_ids: Collection[int]) -> None:
     """Delete the logs of trials that have succeeded from the store; of others nothing."""
-    listed = sorted(trial_ids)
-    for start in range(0, len(listed), _AT_ONCE):
-        succeeded = sa.select(Trial.id).where(
-            Trial.id.in_(listed[start : start + _AT_ONCE]), Trial.state == TrialState.SUCCEEDED
-        )
-        statement = sa.delete(LogRow).where(LogRow.trial_id.in_(succeeded))
-        store.writing(lambda connection, statement=statement: connection.execute(statement).close())
+    for part in _parts(sorted(trial_ids)):
+        store.writing(partial(_drop, trial_ids=part))
+
+
+def _drop(connection: Connection, trial_ids: Sequence[int]) -> None:
+    succeeded = sa.select(Trial.id).where(
+        Trial.id.in_(trial_ids), Trial.state == TrialState.SUCCEEDED
+    )
+    connection.execute(sa.delete(LogRow).where(LogRow.trial_id.in_(succeeded)))
+
+
+def _parts(values: Sequence[T]) -> Iterator[Sequence[T]]:
+    for start in range(0, len(values), _AT_ONCE):
+        yield values[start : start + _AT_ONCE]
 
 
 def now_s(store: SqlStore) -> float:

@@ -179,4 +179,4 @@ def _run(
 
 def _is_json(options: Mapping[str, Any]) -> bool:
     """Whether standard output is for JSON lines alone, so that text goes to standard error."""
-    return options["log_format"] == "json"
+    return str(options["log_format"]) == "json"

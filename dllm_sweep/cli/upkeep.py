@@ -22,24 +22,19 @@ files_option = click.option(
 )
 
 
-class Age(click.ParamType):
-    """A duration such as `12h`, `30d` or `2w`; `never` is None. Seconds are what comes out."""
-
-    name = "age"
-
-    def convert(self, value: Any, param: Any, context: Any) -> float | None:
-        """Read it."""
-        if value is None or value == "never":
-            return None
-        match = re.fullmatch(r"(\d+)([hdw])", str(value))
-        if match is None:
-            self.fail(f"{value!r} is no age: write 12h, 30d, 2w or never", param, context)
-        return int(match[1]) * _UNITS_S[match[2]]
+def _seconds(context: click.Context, param: click.Parameter, value: str) -> float | None:
+    """Read an age such as `12h`, `30d` or `2w`; `never` is None."""
+    if value == "never":
+        return None
+    match = re.fullmatch(r"(\d+)([hdw])", value)
+    if match is None:
+        raise click.BadParameter(f"{value!r} is no age: write 12h, 30d, 2w or never")
+    return int(match[1]) * _UNITS_S[match[2]]
 
 
 def _age(option: str, default: str, about: str) -> Any:
     return click.option(
-        option, type=Age(), default=default, show_default=True, metavar="AGE", help=about
+        option, default=default, show_default=True, metavar="AGE", callback=_seconds, help=about
     )
 
 
@@ -92,14 +87,19 @@ def gc_command(
     from dllm_sweep.reports.upkeep import kept_note, waste_by_kind, waste_listing
     from dllm_sweep.upkeep import cleaning
 
-    limits = {name.removesuffix("_older_than"): limit for name, limit in ages.items()}
+    limits = cleaning.Ages(
+        logs=ages["logs_older_than"],
+        weights=ages["weights_older_than"],
+        samples=ages["samples_older_than"],
+        stages=ages["stages_older_than"],
+    )
     with existing_store(store) as opened:
         folders = _folders(opened, store, files)
         facts = cleaning.Facts.read(opened)
         found = cleaning.examine(
             facts,
             [file for folder in folders for file in folder.files()],
-            cleaning.Ages(**limits),
+            limits,
             orphans=not is_shared(opened) if orphans is None else orphans,
         )
         if not dry_run:

@@ -24,11 +24,9 @@ class Family:
         self._samples: dict[tuple[str, Labels], float] = {}
         self._lock = threading.Lock()
 
-    def add(self, amount: float = 1.0, *, suffix: str = "", **labels: object) -> None:
+    def add(self, amount: float = 1.0, **labels: object) -> None:
         """Add to one sample."""
-        place = suffix, _labels(labels)
-        with self._lock:
-            self._samples[place] = self._samples.get(place, 0.0) + amount
+        self._add("", labels, amount)
 
     def set(self, value: float, **labels: object) -> None:
         """Replace one sample."""
@@ -39,6 +37,11 @@ class Family:
         """Forget all samples."""
         with self._lock:
             self._samples = {}
+
+    def _add(self, suffix: str, labels: dict[str, object], amount: float = 1.0) -> None:
+        place = suffix, _labels(labels)
+        with self._lock:
+            self._samples[place] = self._samples.get(place, 0.0) + amount
 
     def text(self) -> str:
         """Write the family with its help and all samples."""
@@ -68,10 +71,10 @@ class Histogram(Family):
     def observe(self, value: float, **labels: object) -> None:
         """Count one value."""
         for bound in self._bounds:
-            self.add(float(value <= bound), suffix="_bucket", **labels, le=f"{bound:g}")
-        self.add(suffix="_bucket", **labels, le="+Inf")
-        self.add(value, suffix="_sum", **labels)
-        self.add(suffix="_count", **labels)
+            self._add("_bucket", {**labels, "le": f"{bound:g}"}, float(value <= bound))
+        self._add("_bucket", {**labels, "le": "+Inf"})
+        self._add("_sum", labels, value)
+        self._add("_count", labels)
 
 
 def _labels(labels: dict[str, object]) -> Labels:
