@@ -7,7 +7,9 @@ from collections.abc import Iterator
 
 from dllm_sweep.cluster_lints.findings import Found, inside, integer, mapping, sequence, text
 from dllm_sweep.cluster_lints.ray_file import NodeType, RayFile
+from dllm_sweep.cluster_lints.shell import installs
 from dllm_sweep.errors import suggestion
+from dllm_sweep.yaml_places import Place
 
 
 def _names(words: str) -> frozenset[str]:
@@ -39,6 +41,15 @@ _SPOT_OPTIONS = _names(
 _AWS_REGION = re.compile(r"[a-z]{2}(-[a-z]+)+-\d")
 _AMI = re.compile(r"ami-[0-9a-f]{8}([0-9a-f]{9})?|resolve:ssm:/\S+")
 _SMALLEST_DISK_GB = 100
+_ROOT_DISKS = {"/dev/sda1", "/dev/xvda"}
+_EBS_KEYS = _names(
+    "DeleteOnTermination Encrypted Iops KmsKeyId OutpostArn SnapshotId Throughput"
+    " VolumeInitializationRate VolumeSize VolumeType"
+)
+_VOLUME_TYPES = {"gp2", "gp3", "io1", "io2", "standard"}
+_LISTS = {"BlockDeviceMappings", "NetworkInterfaces", "SecurityGroupIds", "SubnetIds"}
+_GPU_LABELS = {"gpu", "gpu_type", "gpu-type", "accelerator", "accelerator-type"}
+_LIBRARIES = {"aws": "boto3", "gcp": "google-api-python-client", "azure": "azure-mgmt-compute"}
 _LABEL_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[A-Za-z0-9])?")
 
 
@@ -51,6 +62,39 @@ def unknown_node_config(cluster: RayFile) -> Iterator[Found]:
                 near = suggestion(str(key), sorted(known or ())).split(" (there are")[0]
                 problem = f"{cluster.provider} knows no {key!r}{near}"
                 yield Found(kind.place("node_config", key), problem, "correct or drop it")
+
+
+def node_config_values(cluster: RayFile) -> Iterator[Found]:
+    """Values that AWS refuses: a text for a list, a disk of a kind that there is not."""
+    for kind in cluster.types if cluster.provider == "aws" else ():
+        for key in sorted(_LISTS & set(kind.node_config)):
+            if not isinstance(kind.node_config[key], list):
+                place = kind.place("node_config", key)
+                yield Found(place, f"{key} is a list", "write it as [...]")
+        for index, entry in enumerate(sequence(kind.node_config.get("BlockDeviceMappings"))):
+            yield from _disk(kind.place("node_config", "BlockDeviceMappings", index), entry)
+
+
+def _disk(place: Place, entry: object) -> Iterator[Found]:
+    disk = mapping(mapping(entry).get("Ebs"))
+    for key in sorted(set(map(str, disk)) - _EBS_KEYS):
+        yield Found((*place, "Ebs", key), f"AWS knows no {key!r} here", "correct or drop it")
+    if disk.get("VolumeType", "gp3") not in _VOLUME_TYPES:
+        problem = f"no machine starts from a disk of type {disk['VolumeType']!r}"
+        yield Found((*place, "Ebs", "VolumeType"), problem, "write gp3")
+
+
+def no_cloud_library(cluster: RayFile) -> Iterator[Found]:
+    """A head without the library with which it asks the cloud for workers."""
+    library = _LIBRARIES.get(cluster.provider)
+    if library is None or any(True for _ in cluster.images()):
+        return
+    _, _, commands = next(cluster.setups())
+    packages = [p for c in commands for i in installs(c.text) for p in i.packages]
+    if not any(package.startswith(library) for package in packages):
+        problem = f"the head cannot ask for workers without {library}"
+        fix = f"install {library}==VERSION there, into the environment that runs Ray"
+        yield Found(("head_setup_commands",), problem, fix)
 
 
 def unknown_machine(cluster: RayFile) -> Iterator[Found]:
@@ -102,6 +146,8 @@ def _spot_options(kind: NodeType) -> Iterator[Found]:
     unknown = (set(options) - {"MarketType", "SpotOptions"}) | (set(details) - _SPOT_OPTIONS)
     for key in sorted(map(str, unknown)):
         yield Found(place, f"AWS knows no {key!r} here", "correct or drop it")
+    if not isinstance(details.get("MaxPrice", ""), str):
+        yield Found(place, "AWS takes a price as text", f'write MaxPrice: "{details["MaxPrice"]}"')
     if details.get("SpotInstanceType") == "persistent":
         problem = "a persistent request starts machines that Ray does not know"
         yield Found(place, problem, "write one-time, or drop it")
@@ -113,6 +159,7 @@ def small_disk(cluster: RayFile) -> Iterator[Found]:
         sizes = [
             integer(inside(entry, "Ebs", "VolumeSize")) or 0
             for entry in sequence(kind.node_config.get("BlockDeviceMappings"))
+            if mapping(entry).get("DeviceName") in _ROOT_DISKS
         ]
         if kind.wants_gpus and max(sizes, default=0) < _SMALLEST_DISK_GB:
             said = f"{max(sizes)} GB" if sizes else "the image's own disk"
@@ -156,7 +203,11 @@ def labels(cluster: RayFile) -> Iterator[Found]:
     for kind in cluster.types:
         for key, value in mapping(kind.data.get("labels")).items():
             place = kind.place("labels", str(key))
-            problem = _wrong_label(str(key), str(value)) or _wrong_market(kind, str(value))
+            problem = (
+                _wrong_label(str(key), str(value))
+                or _wrong_market(kind, str(value))
+                or _wrong_gpu(kind, str(key), str(value))
+            )
             if problem:
                 yield Found(place, problem, "letters, digits, - _ . and what the machine is")
 
@@ -178,6 +229,14 @@ def _wrong_market(kind: NodeType, value: str) -> str | None:
     if value in ("on-demand", "ondemand") and kind.spot:
         return "the label says on demand, the machine is spot"
     return None
+
+
+def _wrong_gpu(kind: NodeType, key: str, value: str) -> str | None:
+    model = kind.machine.model if kind.machine else ""
+    if not model or key.lower() not in _GPU_LABELS or value.lower().startswith(model):
+        return None
+    name = kind.machine.name if kind.machine else ""
+    return f"the label says {value}, {name} has {model.upper()}"
 
 
 def local_machines(cluster: RayFile) -> Iterator[Found]:

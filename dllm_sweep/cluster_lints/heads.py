@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from dllm_sweep.cluster_lints.findings import Found
 from dllm_sweep.cluster_lints.ray_file import HEAD_STARTS, RayFile
 from dllm_sweep.cluster_lints.shell import has_flag, option, ray_starts
+
+_OPEN_FILES = 8192
 
 
 def head_takes_trials(cluster: RayFile) -> Iterator[Found]:
@@ -65,6 +68,8 @@ def no_autoscaling_config(cluster: RayFile) -> Iterator[Found]:
                 problem = "without its own configuration the head never adds a worker"
                 fix = "add --autoscaling-config=~/ray_bootstrap_config.yaml"
                 yield Found(command.place, problem, fix)
+            elif has_flag(start, "--no-monitor"):
+                yield Found(command.place, "nothing adds workers then", "leave --no-monitor out")
 
 
 def address_mismatch(cluster: RayFile) -> Iterator[Found]:
@@ -82,6 +87,19 @@ def address_mismatch(cluster: RayFile) -> Iterator[Found]:
             if not same or has_flag(start, "--head"):
                 problem = f"workers start with address {address}, the head listens at {wanted}"
                 yield Found(command.place, problem, f"write --address={wanted} and no --head")
+
+
+def lonely_head(cluster: RayFile) -> Iterator[Found]:
+    """A head that only itself can reach, or that takes no jobs."""
+    for command in cluster.commands(HEAD_STARTS):
+        for start in ray_starts(command.text):
+            address = option(start, "--node-ip-address")
+            if address in ("127.0.0.1", "localhost"):
+                problem = f"no worker reaches a head at {address}"
+                yield Found(command.place, problem, "leave --node-ip-address out")
+            if option(start, "--include-dashboard") in ("false", "False", "0"):
+                problem = "without the dashboard's process the head takes no jobs (--detach)"
+                yield Found(command.place, problem, "leave --include-dashboard out")
 
 
 def starts(cluster: RayFile) -> Iterator[Found]:
@@ -109,8 +127,10 @@ def no_ulimit(cluster: RayFile) -> Iterator[Found]:
         return
     for key in (HEAD_STARTS, "worker_start_ray_commands"):
         for command in cluster.commands(key):
-            if ray_starts(command.text) and "ulimit -n" not in command.text:
-                problem = "Ray needs more open files than a login shell allows"
+            limit = re.search(r"ulimit -S?n\s+(\d+)", command.text)
+            enough = limit is not None and int(limit[1]) >= _OPEN_FILES
+            if ray_starts(command.text) and not enough:
+                problem = "Ray needs more open files than that or than a login shell allows"
                 yield Found(command.place, problem, "write `ulimit -n 65536; ray start ...`")
 
 

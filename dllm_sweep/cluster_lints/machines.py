@@ -51,6 +51,22 @@ _AWS_GPUS: Mapping[str, Mapping[str, int]] = {
     "p6-b200": {"48xlarge": 8},
     "p6-b300": {"48xlarge": 8},
 }
+_AWS_MODELS = {
+    "g4dn": "t4",
+    "g5": "a10g",
+    "g6": "l4",
+    "gr6": "l4",
+    "g6e": "l40s",
+    "p3": "v100",
+    "p3dn": "v100",
+    "p4d": "a100",
+    "p4de": "a100",
+    "p5": "h100",
+    "p5e": "h200",
+    "p5en": "h200",
+    "p6-b200": "b200",
+    "p6-b300": "b300",
+}
 _AWS_OTHER_ACCELERATORS = {"g4ad", "g5g", "inf1", "inf2", "trn1", "trn1n", "trn2", "dl1", "dl2q"}
 _AWS_NAME = re.compile(
     r"(?P<family>[a-z]+\d+[a-z]*(?:-[a-z0-9]+)?)\."
@@ -88,6 +104,7 @@ class Machine:
         gpus: CUDA GPUs; None if the name does not tell.
         cores: Virtual cores; None if the name does not tell.
         cuda: False for accelerators that are no CUDA GPUs on x86.
+        model: The GPUs' model in small letters; empty if the name does not tell.
     """
 
     name: str
@@ -95,6 +112,7 @@ class Machine:
     gpus: int | None = None
     cores: int | None = None
     cuda: bool = True
+    model: str = ""
 
 
 def machine_of(provider: str, node_config: Mapping[str, Any]) -> Machine | None:
@@ -120,7 +138,8 @@ def _aws(name: str) -> Machine | None:
         return Machine(name, gpus=0, cores=cores, cuda=False)
     if family in _AWS_GPUS:
         gpus = _AWS_GPUS[family].get(size)
-        return Machine(name, exists=gpus is not None, gpus=gpus, cores=cores)
+        model = _AWS_MODELS.get(family, "")
+        return Machine(name, exists=gpus is not None, gpus=gpus, cores=cores, model=model)
     # No family of theirs with another letter in front has GPUs.
     return Machine(name, gpus=None if family[0] in "gp" else 0, cores=cores)
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from pathlib import Path
 
-from dllm_sweep.cluster_lints.findings import Found, mapping
+from dllm_sweep.cluster_lints.findings import Found, mapping, sequence
 from dllm_sweep.cluster_lints.ray_file import Command, RayFile
 from dllm_sweep.cluster_lints.shell import Install, installs, syntax_error
 
@@ -14,6 +15,7 @@ _PIN = re.compile(r"([A-Za-z0-9_.-]+)(?:\[[^\]]*\])?==([A-Za-z0-9_.+!]+)")
 _NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _PYTHON = re.compile(r"(?:--python|-p)[= ]\s*(?:cpython@?|python)?(\d+(?:\.\d+)*)")
 _CONDA_PYTHON = re.compile(r"\bpython=+(\d+(?:\.\d+)*)")
+_CODE = {"dllm_sweep", "db", "kernels", "workers", "pyproject.toml"}
 _OLDEST = (3, 11)
 _EXACT_PARTS = 3
 
@@ -185,6 +187,23 @@ def missing_mount(cluster: RayFile) -> Iterator[Found]:
         path = cluster.folder / Path(str(local)).expanduser()
         if not path.exists():
             yield Found(("file_mounts", remote), f"{local} is not there", "name what exists")
+
+
+def excluded_mount(cluster: RayFile) -> Iterator[Found]:
+    """Files that the machines need and `rsync_exclude` keeps from them."""
+    needed = {Path(file).name for file in _constraints(cluster)} | _CODE
+    for index, pattern in enumerate(sequence(cluster.data.get("rsync_exclude"))):
+        bare = str(pattern).strip("/")
+        kept_back = sorted(name for name in needed if fnmatch(name, bare))
+        if kept_back:
+            problem = f"keeps {kept_back[0]} from the machines, which need it"
+            yield Found(("rsync_exclude", index), problem, "name only what is not needed")
+
+
+def _constraints(cluster: RayFile) -> Iterator[str]:
+    for command in cluster.all_commands():
+        for install in installs(command.text):
+            yield from install.constraints
 
 
 def code_changes_while_running(cluster: RayFile) -> Iterator[Found]:
