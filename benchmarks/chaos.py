@@ -2,7 +2,7 @@
 
     python benchmarks/chaos.py --faults 500 --seed 7 --store postgres
 
-Real parts: a Ray cluster of three nodes on this machine, controllers as processes of their own,
+Real parts: a Ray cluster of two nodes on this machine, controllers as processes of their own,
 the actors, pool and store of the product. Only the work inside of a unit is made up, so that it
 needs no model and its numbers are known. Exits with 1 unless nothing was lost, doubled, mixed or
 changed, and no unit was redone that was not in flight at a fault.

@@ -13,7 +13,7 @@ from chaos_kit.bench import FIRED
 from chaos_kit.inject import Injector
 from chaos_kit.kinds import Kind
 from chaos_kit.ledger import Account, account
-from chaos_kit.site import Controllers, Database, RayCluster
+from chaos_kit.site import Controllers, Database, RayCluster, files_of
 from chaos_kit.sweeps import SOURCE, Rules, planned, undisturbed
 from dllm_sweep.db.store import SqlStore
 from dllm_sweep.errors import SweepError
@@ -26,7 +26,7 @@ _STUCK_S = 240.0
 """Without any progress for this long, a round has failed."""
 
 
-_PATIENCE_S = 8.0
+_PATIENCE_S = 60.0
 """Faults wait this long for the work to catch up with them."""
 
 
@@ -73,12 +73,12 @@ class Campaign:
         tell: Callable[[str], None],
     ) -> None:
         self._database, self._cluster, self._seed = database, cluster, seed
-        self._files, self._tell = folder / "files", tell
+        self._files, self._tell = files_of(database.url, folder), tell
         self._dice = random.Random(f"{seed}/rounds")
         logs = folder / "logs"
         logs.mkdir()
         (self._files / "begun").mkdir(parents=True)
-        self._controllers = Controllers(database.url, cluster.address, self._files, logs)
+        self._controllers = Controllers(database.url, cluster.address, folder, logs)
         self._store = database.store()
         self._rules = Rules(self._files)
         self.report = Report()

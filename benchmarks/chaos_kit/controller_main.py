@@ -1,6 +1,6 @@
 """A controller process of a campaign: the product's own, with short limits and one way to die.
 
-python controller_main.py SWEEP ADDRESS FILES [--takeover] [--die-at CALL]
+python controller_main.py SWEEP ADDRESS FILES-URL [--takeover] [--die-at CALL]
 
 The store is the environment's.
 """
@@ -20,7 +20,7 @@ def main() -> int:
     parser.add_argument("sweep")
     parser.add_argument("address")
     parser.add_argument("files")
-    parser.add_argument("--actors", type=int, default=4)
+    parser.add_argument("--actors", type=int, default=3)
     parser.add_argument("--takeover", action="store_true")
     parser.add_argument("--die-at", type=int, help="die right after this claim")
     given = parser.parse_args()

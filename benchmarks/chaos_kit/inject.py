@@ -175,7 +175,7 @@ class Injector:
 
     def _replace_node(self) -> bool:
         nodes = self._cluster.nodes
-        if len(nodes) < 2:
+        if not nodes:
             return False
         self._cluster.remove(self._dice.choice(nodes))
         self._cluster.add()
@@ -183,7 +183,7 @@ class Injector:
 
     def _stop_raylet(self) -> bool:
         nodes = self._cluster.nodes
-        if len(nodes) < 2:
+        if not nodes:
             return False
         node = self._dice.choice(nodes)
         pid = self._cluster.raylet(node)

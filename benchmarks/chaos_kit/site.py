@@ -8,7 +8,6 @@ import signal
 import sqlite3
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,11 +17,11 @@ import psycopg
 from chaos_kit import controller_main
 from dllm_sweep.db.connect import open_store
 from dllm_sweep.db.store import SqlStore
+from dllm_sweep.workers.files import root_for
 from tests.postgres import Postgres, Proxy, running
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKER_NODES = 2
-CPUS = 2
+HEAD_CPUS, NODE_CPUS = 1, 2
 
 
 class Database:
@@ -105,14 +104,14 @@ def database(kind: str, folder: Path) -> Iterator[Database]:
 
 
 class RayCluster:
-    """A head without cores for trials, and nodes that come and go, all on this machine.
+    """A head, and nodes that come and go, all on this machine.
 
     Args:
         nodes: How many nodes there are at first.
         memory_limit: Share of the machine's memory beyond which Ray ends workers; None never.
     """
 
-    def __init__(self, nodes: int = WORKER_NODES, memory_limit: float | None = None) -> None:
+    def __init__(self, nodes: int = 1, memory_limit: float | None = None) -> None:
         os.environ |= environment()
         if memory_limit is not None:
             limit = {"RAY_memory_usage_threshold": f"{memory_limit:.3f}"}
@@ -127,7 +126,7 @@ class RayCluster:
             "health_check_failure_threshold": 4,
         }
         self._cluster.add_node(
-            num_cpus=0, include_dashboard=False, _system_config=health, dashboard_port=None
+            num_cpus=HEAD_CPUS, include_dashboard=False, _system_config=health, dashboard_port=None
         )
         for _ in range(nodes):
             self.add()
@@ -139,12 +138,12 @@ class RayCluster:
 
     @property
     def nodes(self) -> list[Any]:
-        """The nodes that carry trials."""
+        """The nodes that may go."""
         return sorted(self._cluster.worker_nodes, key=lambda node: node.unique_id)
 
     def add(self) -> None:
         """Add a node."""
-        self._cluster.add_node(num_cpus=CPUS, wait=False)
+        self._cluster.add_node(num_cpus=NODE_CPUS, wait=False)
 
     def remove(self, node: Any) -> None:
         """Take a node away without notice."""
@@ -177,12 +176,12 @@ class Controllers:
     Args:
         url: The store.
         address: The cluster.
-        files: The folder for files.
+        folder: Where they run; their folder for files is `files_of` it.
         logs: Where their output goes.
     """
 
-    def __init__(self, url: str, address: str, files: Path, logs: Path) -> None:
-        self._url, self._address, self._files, self._logs = url, address, files, logs
+    def __init__(self, url: str, address: str, folder: Path, logs: Path) -> None:
+        self._url, self._address, self._folder, self._logs = url, address, folder, logs
         self.sweep = ""
         self.all: list[subprocess.Popen[bytes]] = []
         self.ends: list[int] = []
@@ -200,7 +199,7 @@ class Controllers:
             controller_main.__file__,
             self.sweep,
             self._address,
-            str(self._files),
+            f"local://{self._folder / 'shared'}",
             *arguments,
         )
         log = (self._logs / f"controller-{len(self.ends) + len(self.all)}.log").open("wb")
@@ -212,7 +211,7 @@ class Controllers:
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
             start_new_session=True,
-            cwd=self._logs,
+            cwd=self._folder,
         )
         log.close()
         self.all.append(process)
@@ -245,11 +244,10 @@ class Controllers:
         self.reap()
 
 
-def wait_until(condition: Any, seconds: float) -> bool:
-    """Whether something came true within some seconds."""
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if condition():
-            return True
-        time.sleep(0.05)
-    return bool(condition())
+def files_of(url: str, folder: Path) -> Path:
+    """Where controllers that run in `folder` put files of this machine.
+
+    They are told of a shared folder too, as machines without a common disk are: then no machine
+    starts a process to hand files to the others, of which this one machine would get many.
+    """
+    return root_for(url) if url.startswith("sqlite") else folder / "dllm-sweep-files"

@@ -19,7 +19,7 @@ DONE = "SELECT COUNT(*) FROM unit WHERE state = 'DONE'"
 def cluster():
     from chaos_kit.site import RayCluster
 
-    made = RayCluster(nodes=1)
+    made = RayCluster()
     yield made
     made.close()
 
@@ -28,19 +28,19 @@ class Stage:
     """A planned sweep, and controllers for it on a cluster."""
 
     def __init__(self, folder, address):
-        from chaos_kit.site import Controllers, SqliteDatabase
+        from chaos_kit.site import Controllers, SqliteDatabase, files_of
         from chaos_kit.sweeps import SOURCE, Rules, planned
 
-        self.files = folder / "files"
+        self.database, self.trials = SqliteDatabase(folder), planned(7, 4, 1)
+        self.files, self.folder = files_of(self.database.url, folder), folder
         (self.files / "begun").mkdir(parents=True)
         (folder / "logs").mkdir()
-        self.database, self.trials = SqliteDatabase(folder), planned(7, 4, 1)
         self.rules = Rules(self.files)
         with contextlib.closing(self.database.store()) as store:
             store.plan_sweep(SWEEP, SOURCE, self.trials)
         self.logs = folder / "logs"
         self.url, self.moments = self.database.url, []
-        self.controllers = Controllers(self.url, address, self.files, self.logs)
+        self.controllers = Controllers(self.url, address, self.folder, self.logs)
         self.controllers.sweep = SWEEP
 
     def on(self, address):
@@ -48,7 +48,7 @@ class Stage:
         from chaos_kit.site import Controllers
 
         self.controllers.end()
-        self.controllers = Controllers(self.url, address, self.files, self.logs)
+        self.controllers = Controllers(self.url, address, self.folder, self.logs)
         self.controllers.sweep = SWEEP
 
     def ask(self, sql):
@@ -134,7 +134,7 @@ def test_a_worker_that_ray_ends_for_its_memory_is_told_apart_and_tried_again(tmp
     from chaos_kit.site import RayCluster
 
     total, used = memory()
-    cluster = RayCluster(nodes=1, memory_limit=(used + 1.5 * 2**30) / total)
+    cluster = RayCluster(memory_limit=(used + 1.5 * 2**30) / total)
     stage = Stage(tmp_path, cluster.address)
     rule = {"id": "fill", "unit": "evaluate:hard", "when": "before", "once": True}
     rule |= {"act": "unit fills the memory", "value": 4096}
@@ -165,7 +165,7 @@ def memory():
 def test_a_sweep_goes_on_with_another_cluster_when_the_head_is_lost(tmp_path):
     from chaos_kit.site import RayCluster
 
-    lost = RayCluster(nodes=1)
+    lost = RayCluster()
     stage = Stage(tmp_path, lost.address)
     stage.slowly(2.0)
     process = stage.controllers.start()
@@ -174,7 +174,7 @@ def test_a_sweep_goes_on_with_another_cluster_when_the_head_is_lost(tmp_path):
         stage.moments.append(time.time())
         lost.close()
         assert stage.ended(process) != 0
-        other = RayCluster(nodes=1)
+        other = RayCluster()
         try:
             stage.on(other.address)
             assert stage.run() == 0, stage.output()
