@@ -119,6 +119,7 @@ def _gpu() -> Finding:
 def _store(store: str | None) -> Finding:
     from dllm_sweep.db.connect import open_store
     from dllm_sweep.db.engines import safe_url
+    from dllm_sweep.db.mounts import refuse_network
     from dllm_sweep.stored import resolve_store, store_is_new
 
     address = resolve_store(store)
@@ -127,6 +128,7 @@ def _store(store: str | None) -> Finding:
         folder = Path(address.removeprefix("sqlite:///")).parent
         if not os.access(folder, os.W_OK):
             return Finding("store", "broken", name, f"{folder} is not a folder you can write to")
+        refuse_network(folder)
         return Finding("store", "note", f"{name}: none yet", "`dllm-sweep launch` makes it")
     opened = open_store(address, create=False)
     try:

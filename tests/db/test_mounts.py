@@ -86,3 +86,11 @@ def test_whoever_knows_better_may_say_so(on_nfs, monkeypatch):
         open_store(on_nfs)
     monkeypatch.setenv("DLLM_SWEEP_ALLOW_NETWORK_SQLITE", "1")
     open_store(on_nfs).close()
+
+
+def test_doctor_says_so_before_a_store_is_made(on_nfs):
+    from dllm_sweep.doctor import examine
+
+    found = next(finding for finding in examine(str(on_nfs)) if finding.part == "store")
+    assert found.state == "broken"
+    assert "network file system (nfs)" in found.found + found.advice
