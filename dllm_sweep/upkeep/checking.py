@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from dllm_sweep.db import contradictions
@@ -60,6 +60,9 @@ class Report:
 def check(store: SqlStore, folders: Sequence[Folder], *, deep: bool, orphans: bool) -> Report:
     """Check everything; nothing is changed.
 
+    What is found is looked at once more: a sweep that runs beside may have moved on between the
+    looks at its rows and at its files, and what is wrong stays wrong.
+
     Args:
         store: The store.
         folders: Where its files are.
@@ -69,6 +72,17 @@ def check(store: SqlStore, folders: Sequence[Folder], *, deep: bool, orphans: bo
     Raises:
         StoreError: If the store or a file cannot be read.
     """
+    first = _look(store, folders, deep=deep, orphans=orphans)
+    if not first.problems:
+        return first
+    second = _look(store, folders, deep=deep, orphans=orphans)
+    stayed = set(first.problems)
+    return replace(
+        second, problems=tuple(problem for problem in second.problems if problem in stayed)
+    )
+
+
+def _look(store: SqlStore, folders: Sequence[Folder], *, deep: bool, orphans: bool) -> Report:
     facts = Facts.read(store)
     files = [file for folder in folders for file in folder.files()]
     rows = [row for rows in facts.named.values() for row in rows if _must_be_there(row)]

@@ -7,6 +7,8 @@ import pytest
 from dllm_sweep.db import contradictions
 from dllm_sweep.records import EndReason
 from dllm_sweep.spec import Unit
+from dllm_sweep.upkeep.checking import check
+from dllm_sweep.upkeep.folders import LocalFolder
 
 
 def problems(bench, *options):
@@ -91,6 +93,23 @@ def test_weights_on_another_machine_are_counted_and_not_missed(bench):
     (bench.root / "weights").mkdir(parents=True)
     assert problems(bench) == []
     assert "; 1 are on other machines" in bench.cli("fsck").output
+
+
+def test_what_a_running_sweep_changes_between_two_looks_is_no_problem(bench, on_sqlite):
+    bench.succeed("fp")
+    (hidden, _) = samples(bench)
+
+    class Late(LocalFolder):
+        """Does not see a file the first time, as if its row had been read before it was there."""
+
+        looks = 0
+
+        def files(self):
+            Late.looks += 1
+            return (f for f in super().files() if Late.looks > 1 or hidden.name not in f.path)
+
+    report = check(bench.store, [Late(bench.root)], deep=False, orphans=True)
+    assert (report.problems, Late.looks) == ((), 2)
 
 
 def test_a_lost_folder_is_one_problem(bench):
