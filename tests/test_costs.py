@@ -3,9 +3,12 @@
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from dllm_sweep import costs
 from dllm_sweep.plan import make_plan
+from dllm_sweep.records import UnitTime
 from dllm_sweep.spec import FULL_PRECISION, ModelRef, ProtocolSpec, TaskSpec, TrialSpec
 from dllm_sweep.sweep_file import read
 
@@ -50,3 +53,129 @@ def test_a_task_of_lm_evals_own_is_taken_for_a_thousand_items():
 def test_a_hub_model_is_weighed_by_its_name():
     assert costs.count_parameters(ModelRef(name="GSAI-ML/LLaDA-8B-Base")) == 8e9
     assert costs.count_parameters(ModelRef(name="some/model")) == costs.UNKNOWN_PARAMETERS
+
+
+def large(task, *, limit=None, method="fp", model="some/model-8b"):
+    return TrialSpec(
+        model=ModelRef(name=model),
+        method=method,
+        scheme=FULL_PRECISION,
+        protocol=ProtocolSpec(tasks=(TaskSpec(name=task, limit=limit),), outliers=None),
+    )
+
+
+def own_task(tmp_path, metric="acc", aggregation="mean", items=1000):
+    path = tmp_path / "own.yaml"
+    path.write_text(
+        "task: own\ndataset_path: json\ndataset_kwargs:\n  data_files:\n    test: own.jsonl\n"
+        "output_type: generate_until\n"
+        f"metric_list:\n  - metric: {metric}\n    aggregation: {aggregation}\n"
+    )
+    (tmp_path / "own.jsonl").write_text("{}\n" * items)
+    return str(path)
+
+
+def test_a_long_task_is_cut_into_shards_of_about_twenty_minutes(tmp_path):
+    spec = large(own_task(tmp_path))
+    whole_s = costs.estimate_unit_s(spec, spec.units()[0], 8e11, costs.GPU)
+    units = costs.plan_units(
+        spec, 8e9, costs.Machine(flop_per_s=1.5e12, start_s=5, bytes_per_s=2e9)
+    )
+    assert whole_s > costs.SHARD_S
+    assert len(units) > 1
+    assert sum(unit.estimated_s for unit in units) == pytest.approx(whole_s, rel=1e-3)
+    assert max(unit.estimated_s for unit in units) <= costs.SHARD_S
+    assert [unit.unit.shard for unit in units] == list(range(len(units)))
+    assert {unit.unit.shards for unit in units} == {len(units)}
+
+
+def test_a_task_is_never_cut_into_more_shards_than_it_has_items(tmp_path):
+    slow = costs.Machine(flop_per_s=1e9, start_s=0, bytes_per_s=1e12)
+    assert len(costs.plan_units(large(own_task(tmp_path, items=3)), 8e9, slow)) == 3
+    assert len(costs.plan_units(large(own_task(tmp_path), limit=2), 8e9, slow)) == 2
+
+
+def test_a_task_that_is_no_mean_of_its_items_is_not_cut(tmp_path):
+    slow = costs.Machine(flop_per_s=1e9, start_s=0, bytes_per_s=1e12)
+    task = own_task(tmp_path, metric="f1", aggregation="f1")
+    assert len(costs.plan_units(large(task), 8e9, slow)) == 1
+
+
+def test_shards_are_long_against_loading_the_weights(tmp_path):
+    slow_disk = costs.Machine(flop_per_s=1e9, start_s=1000, bytes_per_s=1e12)
+    units = costs.plan_units(large(own_task(tmp_path)), 8e9, slow_disk)
+    assert min(unit.estimated_s for unit in units) > 5 * costs.load_s(8e9, slow_disk)
+
+
+def seen(wall_s, work="gsm8k", *, model="m", method="rtn", scheme="w4a16", device="H100"):
+    return UnitTime(
+        model=model,
+        method=method,
+        scheme=scheme,
+        kind="evaluate",
+        task=work,
+        device=device,
+        estimated_s=10.0,
+        wall_s=wall_s,
+    )
+
+
+def factor(experience, work="gsm8k", *, model="m", method="rtn", scheme="w4a16", device="H100"):
+    return experience.factor(
+        costs.Work(model=model, method=method, scheme=scheme, work=work, device=device)
+    )
+
+
+def test_without_experience_the_table_is_believed():
+    assert factor(costs.Experience()) == 1.0
+
+
+def test_a_unit_like_those_seen_takes_as_long_as_they_did():
+    experience = costs.Experience([seen(30.0), seen(40.0, method="quarot")])
+    assert factor(experience) == pytest.approx(3.0)
+    assert factor(experience, method="quarot") == pytest.approx(4.0)
+
+
+def test_what_was_never_seen_is_judged_by_what_is_most_like_it():
+    experience = costs.Experience([seen(20.0), seen(80.0, "mmlu", model="other")])
+    assert factor(experience, scheme="w2a16") == pytest.approx(2.0)
+    assert factor(experience, method="gptq") == pytest.approx(2.0)
+    assert factor(experience, "mmlu") == pytest.approx(8.0)
+    assert factor(experience, "unseen") == pytest.approx(4.0), "the geometric mean of both"
+    assert factor(experience, device="A100") == pytest.approx(2.0)
+
+
+def test_quantizing_says_nothing_of_evaluating():
+    quantized = UnitTime(
+        model="m",
+        method="rtn",
+        scheme="w4a16",
+        kind="quantize",
+        task="",
+        device="H100",
+        estimated_s=1.0,
+        wall_s=100.0,
+    )
+    experience = costs.Experience([quantized])
+    assert factor(experience) == 1.0
+    assert factor(experience, "quantize") == pytest.approx(100.0)
+
+
+def test_the_newest_units_count_most():
+    experience = costs.Experience([seen(10.0)] * 50 + [seen(40.0)] * 15)
+    assert factor(experience) == pytest.approx(4.0, rel=0.1)
+
+
+@given(factors=st.lists(st.floats(0.1, 10), min_size=25, max_size=25))
+def test_the_spread_is_what_learning_leaves_unexplained(factors):
+    steady = costs.Experience([seen(10 * factors[0])] * 25)
+    assert steady.spread == pytest.approx(0.0, abs=1e-6)
+    assert costs.Experience([seen(10 * f) for f in factors]).spread >= 0
+
+
+def test_before_much_is_known_the_usual_spread_is_assumed():
+    assert costs.Experience([seen(10.0)]).spread == 0.25
+
+
+def test_what_takes_no_time_teaches_nothing():
+    assert costs.Experience([seen(0.0)]).learnt == 0
