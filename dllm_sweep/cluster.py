@@ -6,6 +6,7 @@ import contextlib
 import math
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ _CLIENT = "ray://"
 _CPU_WORKER_BYTES = 2**30
 _DAEMONS = ("gcs_server", "raylet")
 _LOOK_S = 0.25
+_ENDS_WITHIN_S = 1.5
 _OBJECT_STORE_BYTES = 80 * 2**20
 """Ray's smallest: nothing large travels through Ray here, and it would take 30 % of memory."""
 
@@ -33,13 +35,18 @@ def is_client(address: str) -> bool:
 
 
 @contextlib.contextmanager
-def connected(address: str, lost: Callable[[], None] = lambda: None) -> Iterator[None]:
+def connected(
+    address: str,
+    lost: Callable[[], None] = lambda: None,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Iterator[None]:
     """Join a cluster, or start a Ray of our own on this machine, and leave it at the end.
 
     Args:
         address: The cluster's address, or `local`.
         lost: Called from a thread of its own if a Ray of our own has gone, as when a signal is
             sent to all processes of a terminal or a job; Ray itself would wait for a minute then.
+        interrupted: Whether such a signal has come.
 
     Raises:
         ClusterError: If there is none, or it does not let us in.
@@ -54,6 +61,9 @@ def connected(address: str, lost: Callable[[], None] = lambda: None) -> Iterator
     try:
         yield
     finally:
+        if interrupted():
+            # Leaving a Ray that is about to end would hang: the watch sees whether it does.
+            time.sleep(_ENDS_WITHIN_S)
         leaving.set()
         ray.shutdown()
 

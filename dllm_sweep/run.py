@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -15,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from dllm_sweep import cluster, preflight, process, shipping
 from dllm_sweep.controller import LEASE_S, Controller, RunSummary, Stop
 from dllm_sweep.errors import ClusterError, Fenced, SweepError
+from dllm_sweep.interrupts import INTERRUPTED, Interrupts
 from dllm_sweep.outfit import Outfit, Shelves
 from dllm_sweep.progress import Display, display
 from dllm_sweep.racing import Race
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from dllm_sweep.workers.ray_pool import RayPool
     from dllm_sweep.workers.store_actor import StoreLink
 
-INTERRUPTED = 130
-"""What a run ends with that was stopped by a signal."""
 _OPEN = (TrialState.PENDING, TrialState.RUNNING)
 
 
@@ -88,6 +86,7 @@ class _Run:
     options: RunOptions
     shown: Display
     stop: Stop
+    signals: Interrupts
 
 
 def run_sweep(store_url: str, sweep: str, options: RunOptions) -> RunSummary:
@@ -122,13 +121,23 @@ def run_sweep(store_url: str, sweep: str, options: RunOptions) -> RunSummary:
         takeover=options.takeover,
         tell=shown.note,
     )
-    run = _Run(url=store_url, store=store, lease=lease, options=options, shown=shown, stop=stop)
+    run = _Run(
+        url=store_url,
+        store=store,
+        lease=lease,
+        options=options,
+        shown=shown,
+        stop=stop,
+        signals=Interrupts(stop, shown),
+    )
     try:
         # Ray swallows a Ctrl-C while it starts, and puts handlers of its own in place.
         with (
-            _signals(_interrupted(stop, shown)),
-            cluster.connected(options.address, lost=lambda: _leave(run)),
-            _signals(_interrupted(stop, shown)),
+            run.signals.heeded(),
+            cluster.connected(
+                options.address, lost=lambda: _leave(run), interrupted=lambda: run.signals.any
+            ),
+            run.signals.heeded(),
         ):
             return _on_cluster(run)
     finally:
@@ -144,7 +153,7 @@ def _leave(run: _Run) -> NoReturn:
     with contextlib.suppress(SweepError):
         run.store.release_lease(run.lease)
     sys.stdout.flush()
-    os._exit(INTERRUPTED if run.stop.drain else ClusterError.exit_code)
+    os._exit(INTERRUPTED if run.signals.any else ClusterError.exit_code)
 
 
 def launch(file: str | Path, *, store: str | Path | None = None, **options: Any) -> RunSummary:
@@ -284,27 +293,3 @@ def _refuse_file_from_outside(url: str, address: str) -> None:
             " cluster: use a Postgres store, or --detach, which keeps the file on the cluster's"
             " head"
         )
-
-
-def _interrupted(stop: Stop, shown: Display) -> Callable[[int, object], None]:
-    """A signal handler: the first signal drains, the second gives the trials back at once."""
-
-    def handle(_signal: int, _frame: object) -> None:
-        if stop.drain:
-            stop.now = True
-            shown.note("stopping now; unfinished units run again with `dllm-sweep resume`")
-            return
-        stop.drain = True
-        shown.note("finishing the units in flight; press Ctrl-C again to stop at once")
-
-    return handle
-
-
-@contextlib.contextmanager
-def _signals(handler: Callable[[int, object], None]) -> Iterator[None]:
-    kept = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, old in kept.items():
-            signal.signal(number, old)

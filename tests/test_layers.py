@@ -26,6 +26,7 @@ LAYERS = {
     "reports": 8,
     "upkeep": 8,
     "controller": 7,
+    "interrupts": 7,
     "simulate": 8,
     "outlook": 8,
     "landing": 7,
