@@ -79,7 +79,7 @@ def _disk(place: Place, entry: object) -> Iterator[Found]:
     disk = mapping(mapping(entry).get("Ebs"))
     for key in sorted(set(map(str, disk)) - _EBS_KEYS):
         yield Found((*place, "Ebs", key), f"AWS knows no {key!r} here", "correct or drop it")
-    if disk.get("VolumeType", "gp3") not in _VOLUME_TYPES:
+    if str(disk.get("VolumeType", "gp3")) not in _VOLUME_TYPES:
         problem = f"no machine starts from a disk of type {disk['VolumeType']!r}"
         yield Found((*place, "Ebs", "VolumeType"), problem, "write gp3")
 
@@ -140,7 +140,7 @@ def _spot_options(kind: NodeType) -> Iterator[Found]:
     place = kind.place("node_config", "InstanceMarketOptions")
     options = mapping(kind.node_config["InstanceMarketOptions"])
     market = options.get("MarketType")
-    if market not in _MARKETS:
+    if text(market) not in _MARKETS:
         yield Found(place, f"AWS knows no market {market!r}", "write MarketType: spot")
     details = mapping(options.get("SpotOptions"))
     unknown = (set(options) - {"MarketType", "SpotOptions"}) | (set(details) - _SPOT_OPTIONS)
@@ -159,7 +159,7 @@ def small_disk(cluster: RayFile) -> Iterator[Found]:
         sizes = [
             integer(inside(entry, "Ebs", "VolumeSize")) or 0
             for entry in sequence(kind.node_config.get("BlockDeviceMappings"))
-            if mapping(entry).get("DeviceName") in _ROOT_DISKS
+            if text(mapping(entry).get("DeviceName")) in _ROOT_DISKS
         ]
         if kind.wants_gpus and max(sizes, default=0) < _SMALLEST_DISK_GB:
             said = f"{max(sizes)} GB" if sizes else "the image's own disk"

@@ -101,7 +101,7 @@ def no_token_auth(manifest: KubeFile) -> Iterator[Found]:
 def public_service(manifest: KubeFile) -> Iterator[Found]:
     """A dashboard that the outside can reach."""
     head = manifest.head
-    if head.data.get("serviceType") in _PUBLIC:
+    if text(head.data.get("serviceType")) in _PUBLIC:
         problem = f"a {head.data['serviceType']} opens the head to the outside"
         yield Found(head.place("serviceType"), problem, "write ClusterIP, and port-forward")
     if head.data.get("enableIngress"):
