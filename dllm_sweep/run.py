@@ -113,13 +113,9 @@ def run_sweep(store_url: str, sweep: str, options: RunOptions) -> RunSummary:
         metrics_host=options.metrics_host,
     )
     stop = Stop()
+    me, takeover = process.this_process(), options.takeover
     lease = process.take_lease(
-        store,
-        sweep,
-        process.this_process(),
-        seconds=LEASE_S,
-        takeover=options.takeover,
-        tell=shown.note,
+        store, sweep, me, seconds=LEASE_S, takeover=takeover, tell=shown.note
     )
     run = _Run(
         url=store_url,
@@ -139,19 +135,27 @@ def run_sweep(store_url: str, sweep: str, options: RunOptions) -> RunSummary:
             ),
             run.signals.heeded(),
         ):
-            return _on_cluster(run)
+            try:
+                return _on_cluster(run)
+            finally:
+                # Before Ray is left, which may take long if a signal has hit it, too.
+                _give_back(run)
     finally:
-        # Whoever has taken the sweep over meanwhile has ended our attempts already.
-        with contextlib.suppress(Fenced):
-            store.release_lease(lease)
+        _give_back(run)
         store.close()
+
+
+def _give_back(run: _Run) -> None:
+    # Whoever has taken the sweep over meanwhile has ended our attempts already.
+    with contextlib.suppress(Fenced):
+        run.store.release_lease(run.lease)
 
 
 def _leave(run: _Run) -> NoReturn:
     """Give the sweep back and end this process: Ray is gone, and the main thread may hang in it."""
     run.shown.note("Ray on this machine has ended; `dllm-sweep resume` goes on from here")
     with contextlib.suppress(SweepError):
-        run.store.release_lease(run.lease)
+        _give_back(run)
     sys.stdout.flush()
     os._exit(INTERRUPTED if run.signals.any else ClusterError.exit_code)
 
