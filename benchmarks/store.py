@@ -132,7 +132,7 @@ def measure_writer(bench: Bench) -> Iterator[Measure]:
     import ray
 
     from dllm_sweep.db.connect import open_store
-    from dllm_sweep.workers.store_actor import start_store_actor
+    from dllm_sweep.workers.store_actor import start_writer
     from tests.db.zombies import _trials
 
     url = f"sqlite:///{bench.folder}/writer.db"
@@ -141,7 +141,7 @@ def measure_writer(bench: Bench) -> Iterator[Measure]:
     lease = store.take_lease("writer", _holder(), seconds=3600)
     ids = [trial.id for trial in store.trials(sweep.id)]
     with _ray():
-        proxy = start_store_actor(url)
+        proxy = start_writer(url).open()
         client = ray.remote(_Client).options(num_cpus=0)
         clients = [client.remote(proxy, lease) for _ in range(_CLIENTS)]
         ray.get([each.ready.remote() for each in clients])

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import signal
 import sys
 import tempfile
 import time
@@ -37,20 +38,24 @@ def store_of(kind: str) -> Iterator[str]:
 @click.option("--store", type=click.Choice(["sqlite", "postgres"]), default="sqlite")
 @click.option("--format", "form", type=click.Choice(["table", "json"]), default="table")
 def main(runs: int, seed: int, store: str, form: str) -> None:
-    """Run the campaign; exits with 1 if a trial has results of two attempts' weights."""
+    """Run the campaign; exits with 1 if it was stopped, or if a trial has
+    results of two quantizations, or results too many or too few."""
     from tests.db.zombies import Report, run
 
-    total, began_s = Report(), time.monotonic()
-    with store_of(store) as url:
+    total, began_s, done = Report(), time.monotonic(), 0
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A campaign that is stopped tells what it has seen so far.
+    with contextlib.suppress(KeyboardInterrupt), store_of(store) as url:
         for number in range(runs):
             total.add(run(url, seed + number))
-    numbers = {"store": store, "runs": runs, "wall_s": round(time.monotonic() - began_s, 1)}
+            done += 1
+    numbers = {"store": store, "runs": done, "wall_s": round(time.monotonic() - began_s, 1)}
     numbers |= vars(total)
     if form == "json":
         click.echo(json.dumps(numbers, indent=1))
     else:
         click.echo("".join(f"{name:<10} {value}\n" for name, value in numbers.items()), nl=False)
-    sys.exit(1 if total.mixed or total.doubled or total.missing else 0)
+    sys.exit(1 if done < runs or total.mixed or total.doubled or total.missing else 0)
 
 
 if __name__ == "__main__":
