@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from dllm_sweep import costs
 from dllm_sweep.records import PlannedTrial, PlannedUnit
 from dllm_sweep.reports.listing import Listing, show
-from dllm_sweep.simulate import Failures, World, simulate
+from dllm_sweep.simulate import World, simulate
 from dllm_sweep.spec import (
     FULL_PRECISION,
     CalibrationSpec,
@@ -51,6 +51,7 @@ from dllm_sweep.spec import (
     TrialSpec,
     Unit,
 )
+from dllm_sweep.workers.virtual_pool import Failures
 
 HOUR_S, MINUTE_S = 3600.0, 60.0
 LOAD_S = 90.0

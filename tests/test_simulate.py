@@ -12,7 +12,7 @@ from dllm_sweep.db.memory import MemoryStore
 from dllm_sweep.process import this_process
 from dllm_sweep.progress import Quiet
 from dllm_sweep.records import Demand, PlannedTrial, PlannedUnit, UnitStanding, UnitTime
-from dllm_sweep.simulate import Failures, World, as_stored, bound_s, forecast, load_of, simulate
+from dllm_sweep.simulate import World, as_stored, bound_s, forecast, load_of, simulate
 from dllm_sweep.spec import (
     FULL_PRECISION,
     ModelRef,
@@ -22,7 +22,7 @@ from dllm_sweep.spec import (
     TrialSpec,
     Unit,
 )
-from dllm_sweep.workers.virtual_pool import VirtualClock, VirtualPool
+from dllm_sweep.workers.virtual_pool import Failures, VirtualClock, VirtualPool
 
 LOAD_S = 100.0
 
@@ -181,9 +181,7 @@ def small_sweep():
 
 
 @pytest.mark.parametrize("failures", [None, Failures(mtbf_s=3000, away_s=100, seed=3)])
-def test_the_controller_on_sqlite_takes_as_long_as_the_simulation(
-    tmp_path, failures
-):
+def test_the_controller_on_sqlite_takes_as_long_as_the_simulation(tmp_path, failures):
     trials = small_sweep()
     world = World(gpus=4, failures=failures)
     simulated = simulate(trials, world)
