@@ -21,7 +21,7 @@ from dllm_sweep.records import PlannedTrial, TrialState
 
 FAULTS_A_ROUND = 60
 TRIALS, DRIFTING = 28, 6
-_TICK_S = 0.1
+_TICK_S = 0.25
 _STUCK_S = 240.0
 """Without any progress for this long, a round has failed."""
 

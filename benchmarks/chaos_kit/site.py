@@ -52,15 +52,19 @@ class PostgresDatabase(Database):
         self.server, self.proxy = server, Proxy(server.port)
         server.execute("CREATE DATABASE chaos")
         self.direct_url = server.url("chaos")
+        self._link: psycopg.Connection[Any] | None = None
         self.url = server.url("chaos", port=self.proxy.port)
 
     def read(self, sql: str) -> list[tuple[Any, ...]] | None:
         """Rows of a query; None while the server is away."""
         try:
-            with psycopg.connect(self.direct_url, autocommit=True, connect_timeout=3) as link:
-                cursor = link.execute(sql.encode())
-                return cursor.fetchall() if cursor.description else []
+            if self._link is None or self._link.closed:
+                self._link = psycopg.connect(self.direct_url, autocommit=True, connect_timeout=3)
+            cursor = self._link.execute(sql.encode())
+            return cursor.fetchall() if cursor.description else []
         except psycopg.Error:
+            if self._link is not None:
+                self._link.close()
             return None
 
     def write(self, sql: str) -> bool:
