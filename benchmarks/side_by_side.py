@@ -12,6 +12,7 @@ import contextlib
 import math
 import os
 import signal
+import sys
 import tempfile
 import threading
 import time
@@ -221,6 +222,7 @@ def run() -> Listing:
     for kills in ((), KILLS_S):
         for way, start in ways.items():
             rows.append(_timed(way, start, kills))
+            print(rows[-1], file=sys.stderr)
     columns = ("way", "kills", "sweep_s", "baselines_s", "units_redone", "wall_s")
     return Listing(columns, tuple(rows))
 

@@ -67,6 +67,7 @@ _USUAL_SPREAD = 0.25
 """Standard deviation of log(real / estimated seconds) before enough was measured."""
 _ENOUGH = 20
 _QUANTIZE = "quantize"
+_FOUND_SHARE = 0.05
 
 
 def machine_for(gpus: float | None) -> Machine:
@@ -239,6 +240,8 @@ class Experience:
         """Take in what one unit took."""
         if estimated_s <= 0 or wall_s <= 0:
             return
+        if work.work == _QUANTIZE and wall_s < _FOUND_SHARE * estimated_s:
+            return  # the weights were there already, made by another trial
         log_ratio = math.log(wall_s / estimated_s)
         if self._known(work) is not None:
             self._surprise.add((log_ratio - math.log(self.factor(work))) ** 2)

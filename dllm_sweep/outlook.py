@@ -14,7 +14,7 @@ from dllm_sweep.simulate import Simulation, World, as_stored, forecast
 from dllm_sweep.stored import stored_times, stored_trials, stored_units
 from dllm_sweep.workers.virtual_pool import Failures
 
-_LAUNCHED = ("new", "pending", "running")
+LAUNCHED = ("new", "pending", "running")
 """How trials stand that `launch` runs."""
 
 
@@ -56,7 +56,7 @@ def outlook(plan: Plan, found: Sequence[Standing], store: str | None, offer: Off
         StoreError: If there is a store and it cannot be read.
     """
     left = _left(store, plan.name)
-    waiting = [standing.trial for standing in found if standing.status in _LAUNCHED]
+    waiting = [standing.trial for standing in found if standing.status in LAUNCHED]
     trials = tuple(as_stored(trial, left.get(trial.spec.key, ())) for trial in waiting)
     done = {
         key: frozenset(standing.unit.key for standing in units if standing.done)

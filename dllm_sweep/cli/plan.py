@@ -70,6 +70,7 @@ def plan_command(
         show(listing_of(found, full=form != "table"), form)
     if form == "table":
         click.echo(summary_of(plan, found))
+        _print_shared(found, gpus)
     if gpus is not None:
         from dllm_sweep.outlook import Offer
 
@@ -77,19 +78,28 @@ def plan_command(
         _simulate(plan, found, store, offer, form)
 
 
+def _print_shared(found: Sequence[Standing], gpus: int | None) -> None:
+    """Print what the trials that would run have in common."""
+    from dllm_sweep.outlook import LAUNCHED
+    from dllm_sweep.reports.listing import show
+    from dllm_sweep.reports.simulations import shared_listing
+    from dllm_sweep.sharing import shared_stages
+
+    trials = [standing.trial for standing in found if standing.status in LAUNCHED]
+    stages = shared_stages(trials, gpus=None if gpus is None else 1.0)
+    if stages:
+        click.echo()
+        show(shared_listing(stages), "table")
+        click.echo()
+
+
 def _simulate(
     plan: Plan, found: Sequence[Standing], store: str | None, offer: Offer, form: str
 ) -> None:
-    """Print what the trials that would run come to, and what they share."""
+    """Print what the trials that would run come to."""
     from dllm_sweep.outlook import outlook
     from dllm_sweep.reports.listing import show
-    from dllm_sweep.reports.simulations import forecast_listing, shared_listing
-    from dllm_sweep.sharing import shared_stages
+    from dllm_sweep.reports.simulations import forecast_listing
 
-    full = form != "table"
     seen = outlook(plan, found, store, offer)
-    show(forecast_listing(seen, offer, full=full), form)
-    stages = shared_stages(seen.trials, gpus=1.0)
-    if form == "table" and stages:
-        click.echo()
-        show(shared_listing(stages, full=False), form)
+    show(forecast_listing(seen, offer, full=form != "table"), form)

@@ -47,14 +47,10 @@ def forecast_listing(seen: Outlook, offer: Offer, *, full: bool) -> Listing:
     return _narrow(Listing(("quantity", "p50", "p90", "unit"), tuple(rows)), len(runs))
 
 
-def shared_listing(stages: Sequence[SharedStage], *, full: bool) -> Listing:
+def shared_listing(stages: Sequence[SharedStage]) -> Listing:
     """What is done once for several trials."""
-    return Listing(
-        ("shared", "what", "trials", "saved_s" if full else "saves"),
-        tuple(
-            (stage.kind, stage.what, stage.trials, _time(stage.saved_s, full)) for stage in stages
-        ),
-    )
+    rows = ((one.kind, one.what, one.trials, duration(one.saved_s)) for one in stages)
+    return Listing(("shared", "what", "trials", "saves"), tuple(rows))
 
 
 def _narrow(listing: Listing, runs: int) -> Listing:
