@@ -84,13 +84,12 @@ class Dispatcher:
         return min(ends, default=float("inf"))
 
     def want(self) -> int:
-        """Tell the pool how many workers there is work for."""
+        """Tell the pool how many workers there is work for; returns how many it can carry."""
         # A worker in quarantine stays: its GPU would be given to another one.
         barred = self.breakers.barred(self.hosts, self._seats)
         idle = [self._seats[worker] for worker in barred if worker not in self.flights]
         wanted = policy.wanted(self._board, idle)
-        self._pool.want(wanted)
-        return sum(wanted.values())
+        return self._pool.want(wanted)
 
     def seat(self) -> None:
         """Take note of workers that came up or were let go."""

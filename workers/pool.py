@@ -17,8 +17,9 @@ class Pool(Protocol):
     No call waits for a worker to start; only `wait` waits, and never longer than it is told.
     """
 
-    def want(self, counts: Mapping[Demand, int]) -> None:
-        """Say how many workers of each size there is work for, busy ones included.
+    def want(self, counts: Mapping[Demand, int]) -> int:
+        """Say how many workers of each size there is work for, busy ones included; returns how many
+        of them the cluster can ever carry.
 
         The pool starts what is missing as far as the cluster can ever carry it, and ends idle
         workers beyond that number once they have been idle for a while, so that an autoscaler can

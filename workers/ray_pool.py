@@ -83,13 +83,13 @@ class RayPool:
         self._machines: tuple[Machine, ...] = ()
         self._looked_s = -_MACHINES_S
 
-    def want(self, counts: Mapping[Demand, int]) -> None:
+    def want(self, counts: Mapping[Demand, int]) -> int:
         """Say how many workers of each size there is work for, busy ones included.
 
-        No more are started than the cluster can ever carry.
+        No more are started than the cluster can ever carry; returns how many that are.
         """
         self._wanted = {demand: count for demand, count in counts.items() if count > 0}
-        self._adjust()
+        return self._adjust()
 
     def workers(self) -> tuple[Worker, ...]:
         """The workers that are up now, busy or idle, by number."""
@@ -192,8 +192,11 @@ class RayPool:
             if member.is_idle and member.ping is None and now - member.since_s >= _PING_S:
                 member.ping = member.handle.ping.remote()
 
-    def _adjust(self) -> None:
-        """Start what is missing, and let go of what has been idle for long."""
+    def _adjust(self) -> int:
+        """Start what is missing, and let go of what has been idle for long.
+
+        Returns how many workers there should be.
+        """
         targets = self._targets()
         starved = self._starved()
         for demand in {member.demand for member in self._members.values()}:
@@ -202,6 +205,7 @@ class RayPool:
             trouble = self._trouble.get(demand)
             if trouble is None or self._clock() >= trouble.not_before_s:
                 self._start_missing(demand, target)
+        return sum(targets.values())
 
     def _targets(self) -> dict[Demand, int]:
         """How many workers of each size there should be."""

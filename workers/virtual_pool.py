@@ -128,11 +128,12 @@ class VirtualPool:
         self.deaths = 0
         """Units cut off by a machine that failed."""
 
-    def want(self, counts: Mapping[Demand, int]) -> None:
+    def want(self, counts: Mapping[Demand, int]) -> int:
         """Start workers on free machines as far as there are any; let idle ones go."""
         if counts != self._wanted:
             self._wanted = dict(counts)
             self._fit()
+        return sum(counts.values())
 
     def workers(self) -> tuple[Worker, ...]:
         """The workers that are up."""
