@@ -78,6 +78,7 @@ class Controller:
         demand_of: The size of worker that a trial needs.
         race: When to give up trials that have collapsed; None never does.
         history: What units took before, oldest first.
+        most: Most workers that the pool can have, if it is known; for the display.
         clock: Seconds that never run backwards.
         pace: How often to look at the store and at the clock.
     """
@@ -93,12 +94,13 @@ class Controller:
         demand_of: Callable[[TrialRow], Demand] = lambda _: Demand(),
         race: Race | None = None,
         history: Iterable[UnitTime] = (),
+        most: int | None = None,
         clock: Callable[[], float] = time.monotonic,
         pace: Pace | None = None,
     ) -> None:
         self._store, self._pool, self._lease = store, pool, lease
         self._display, self._stop, self._clock = display, stop, clock
-        self._pace, self._race = pace or Pace(), race
+        self._pace, self._race, self._most = pace or Pace(), race, most
         self._experience = Experience(history)
         self._board = Board()
         self._mirror = Mirror(store, lease.sweep_id, self._board, demand_of, self._experience)
@@ -135,7 +137,8 @@ class Controller:
         """
         started_s = self._clock()
         self._refresh()
-        workers = self._desk.want()
+        wanted = self._desk.want()
+        workers = wanted if self._most is None else min(wanted, self._most)
         trials = [row for row in self._mirror.trials if row.state is not TrialState.SKIPPED]
         units, done = sum(row.units for row in trials), sum(row.units_done for row in trials)
         self._display.start(units=units, done=done, workers=workers)
