@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dllm_sweep import shipping
-from dllm_sweep.errors import ClusterError
+from dllm_sweep.errors import ClusterError, InputError
 from dllm_sweep.records import Demand
 
 if TYPE_CHECKING:
@@ -200,9 +200,14 @@ def demand_for(resources: Resources, machines: Sequence[Machine], trials: int) -
         resources: What the sweep file or the command line says.
         machines: The cluster's machines, those that may be started included.
         trials: How many workers there is work for at most.
+
+    Raises:
+        InputError: If more than one GPU is asked for, and not a whole number.
     """
     some = max((machine.gpus for machine in machines), default=0.0)
     gpus = resources.gpus if resources.gpus is not None else min(1.0, some)
+    if gpus > 1 and gpus % 1:
+        raise InputError(f"resources: gpus {gpus:g}: more than one must be a whole number")
     cpus = resources.cpus or (1.0 if gpus else _even_share(machines, trials))
     return Demand(
         cpus=cpus,
