@@ -1,32 +1,25 @@
 """The pool and the store's proxy on a real Ray: what crosses the border, and what a death is."""
 
+import json
 import os
 import signal
 import time
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from dllm_sweep.errors import Fenced, LeaseHeld, UnknownName
+from dllm_sweep.errors import ClusterError, Fenced, LeaseHeld, UnknownName
 from dllm_sweep.process import this_process
-from dllm_sweep.records import EndReason, Holder, TrialState
+from dllm_sweep.records import Demand, EndReason, Holder, TrialState
 from dllm_sweep.spec import Unit
-from dllm_sweep.workers.messages import Demand
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 
 QUANTIZE = Unit(kind="quantize")
-METHOD = """
-import sys, time
-from dataclasses import dataclass
-from pathlib import Path
-from dllm_sweep.methods.rtn import Rtn
-
-
-@dataclass(frozen=True, kw_only=True)
-class Own(Rtn):
-    def quantize(self, model, scheme, calibration, *, seed=0, progress=lambda done, total: None):
-        {act}
-"""
+ONE = Demand(cpus=1)
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+WAIT_S = 90
 
 
 @pytest.fixture(scope="module")
@@ -34,40 +27,77 @@ def cluster():
     import ray
 
     quiet = {"log_to_driver": False, "include_dashboard": False, "logging_level": "ERROR"}
-    ray.init(address="local", num_cpus=2, **quiet)
+    paths = {"PYTHONPATH": f"{BENCHMARKS}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    ray.init(
+        address="local",
+        num_cpus=2,
+        num_gpus=2,
+        labels={"kind": "big"},
+        runtime_env={"env_vars": paths},
+        **quiet,
+    )
     yield
     ray.shutdown()
 
 
 @pytest.fixture
-def proxy(cluster, store, tmp_path):
-    from dllm_sweep.workers.store_actor import start_store_actor
+def link(cluster, store, tmp_path):
+    from dllm_sweep.workers.store_actor import start_writer
 
-    return start_store_actor(f"sqlite:///{tmp_path / 'store.db'}")
+    return start_writer(f"sqlite:///{tmp_path / 'store.db'}")
 
 
 @pytest.fixture
-def pool(proxy, options):
+def proxy(link):
+    return link.open()
+
+
+@pytest.fixture
+def make_pool(link, options):
     from dllm_sweep.workers.ray_pool import RayPool
 
-    made = RayPool(size=1, demand=Demand(cpus=1, gpus=0), store=proxy, options=options)
-    yield made
-    made.close()
+    pools = []
+
+    def make(bench="fake_bench:FakeBench", **more):
+        told = replace(options, bench=bench)
+        pools.append(RayPool(link=link, options_for=lambda demand: told, **more))
+        return pools[-1]
+
+    yield make
+    for pool in pools:
+        pool.close()
 
 
 @pytest.fixture
-def own_claim(claim_of, make_trial, tmp_path):
-    def make(act):
-        (tmp_path / "own.py").write_text(METHOD.format(act=act))
-        return claim_of(make_trial(f"{tmp_path / 'own.py'}:Own"))
+def script(options):
+    def write(**rule):
+        options.files.mkdir(parents=True, exist_ok=True)
+        (options.files / "script.json").write_text(json.dumps([rule]))
 
-    return make
+    return write
+
+
+def until(met, pool):
+    """Let the pool work until `met(pool)`; returns what ended meanwhile."""
+    ended, limit = [], time.monotonic() + WAIT_S
+    while not met(pool):
+        assert time.monotonic() < limit
+        ended += pool.wait(1.0)
+    return ended
+
+
+def first_of(pool, demand=ONE):
+    pool.want({demand: 1})
+    until(lambda pool: pool.workers(), pool)
+    return pool.workers()[0]
 
 
 def finish(pool):
-    while not (done := pool.wait(60)):
-        pass
-    return done[0].result
+    limit = time.monotonic() + WAIT_S
+    while time.monotonic() < limit:
+        if done := pool.wait(1.0):
+            return done[0].result
+    raise AssertionError("the unit did not end")
 
 
 def test_errors_of_the_store_keep_their_class_across_the_border(proxy, claim_of, make_trial):
@@ -86,26 +116,82 @@ def test_errors_of_the_store_keep_their_class_across_the_border(proxy, claim_of,
         proxy.commit_unit(claim, UnitResult(unit=QUANTIZE, wall_s=0.0))
 
 
-def test_a_worker_killed_from_outside_is_lost_in_one_short_line(pool, own_claim, tmp_path):
-    begun = tmp_path / "begun"
-    claim = own_claim(f"Path({str(begun)!r}).touch(); time.sleep(600)")
-    pid = pool.host(0).pid
-    pool.submit(0, claim, QUANTIZE)
-    while not begun.exists():
-        time.sleep(0.05)
-    os.kill(pid, signal.SIGKILL)
+def test_a_worker_killed_from_outside_is_lost_in_one_short_line(
+    make_pool, claim_of, make_trial, script, options
+):
+    script(act="sleep", value=600)
+    pool = make_pool()
+    worker = first_of(pool)
+    pool.submit(worker.id, claim_of(make_trial()), QUANTIZE)
+    until(lambda _: list((options.files / "begun").glob("*")), pool)
+    os.kill(worker.host.pid, signal.SIGKILL)
     death = finish(pool)
-    assert death.reason is EndReason.LOST
-    assert not death.machine_lost
+    assert (death.reason, death.machine_lost) == (EndReason.LOST, False)
     assert "process died" in death.message
     assert "\n" not in death.message
-    pool.replace(0)
-    assert pool.host(0).pid != pid
+    until(lambda pool: pool.workers(), pool)
+    (other,) = pool.workers()
+    assert other.id != worker.id
+    assert other.host.pid != worker.host.pid
 
 
-def test_a_method_that_calls_sys_exit_fails_its_own_trial(pool, own_claim):
-    pool.submit(0, own_claim("sys.exit(3)"), QUANTIZE)
+def test_a_method_that_calls_sys_exit_fails_its_own_trial(make_pool, claim_of, make_trial, script):
+    script(act="exit", value=3)
+    pool = make_pool()
+    pool.submit(first_of(pool).id, claim_of(make_trial()), QUANTIZE)
     outcome = finish(pool)
     assert outcome.state is TrialState.FAILED
     assert outcome.failure.reason is EndReason.ERROR
     assert outcome.fresh_process
+
+
+def test_a_worker_that_is_told_to_end_gives_its_unit_up(
+    make_pool, claim_of, make_trial, script, options
+):
+    script(act="sleep", value=600)
+    pool = make_pool()
+    worker = first_of(pool)
+    pool.submit(worker.id, claim_of(make_trial()), QUANTIZE)
+    until(lambda _: list((options.files / "begun").glob("*")), pool)
+    os.kill(worker.host.pid, signal.SIGTERM)
+    assert finish(pool).reason is EndReason.PREEMPTED
+    assert worker not in pool.workers()
+
+
+def test_no_more_workers_are_started_than_the_cluster_carries_and_idle_ones_are_let_go(make_pool):
+    pool = make_pool(idle_s=0.5)
+    assert pool.want({ONE: 50}) == 2
+    until(lambda pool: len(pool.workers()) == 2, pool)
+    assert pool.want({}) == 0
+    until(lambda pool: not pool.workers(), pool)
+
+
+def test_a_worker_with_two_gpus_gets_them_on_one_machine_and_gives_them_back(make_pool):
+    import ray
+
+    pool = make_pool(idle_s=0.5)
+    two = Demand(cpus=0.5, gpus=2, labels=(("kind", "big"),))
+    assert first_of(pool, two).demand == two
+    states = [group["state"] for group in ray.util.placement_group_table().values()]
+    assert "CREATED" in states
+    pool.close()
+    limit = time.monotonic() + WAIT_S
+    while ray.available_resources().get("GPU") != 2:
+        assert time.monotonic() < limit
+        time.sleep(0.1)
+
+
+def test_a_label_that_no_machine_has_starts_nothing(make_pool):
+    pool = make_pool()
+    assert pool.want({Demand(labels=(("kind", "small"),)): 3}) == 0
+    assert pool.wait(0.0) == []
+
+
+def test_workers_that_cannot_start_end_the_run_with_the_reason(make_pool, monkeypatch):
+    from dllm_sweep.workers import ray_pool
+
+    monkeypatch.setattr(ray_pool, "_BACKOFF_S", 0.01)
+    pool = make_pool(bench="no_such_module:Bench")
+    pool.want({ONE: 1})
+    with pytest.raises(ClusterError, match="No module named 'no_such_module'"):
+        until(lambda pool: pool.workers(), pool)
