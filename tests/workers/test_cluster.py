@@ -110,7 +110,7 @@ class Sweep:
     def close(self):
         for driver in self._drivers:
             driver.kill()
-            driver.communicate()
+            driver.wait()
 
     def run(self, **options):
         return finished(self.start(**options))
