@@ -170,9 +170,10 @@ def _door(address: str) -> tuple[str | None, str]:
 
 def _token() -> tuple[tuple[str, str], ...]:
     """What a call shows to be let in, if this machine is set up for that."""
-    from ray._raylet import AuthenticationTokenLoader
+    from ray import _raylet
 
-    loader = AuthenticationTokenLoader.instance()
+    native: Any = _raylet  # compiled: what it holds is not known to type checkers
+    loader = native.AuthenticationTokenLoader.instance()
     return tuple(loader.get_token_for_http_header().items()) if loader.has_token() else ()
 
 

@@ -85,8 +85,9 @@ class TrialActor:
             ended = self._run_logged(claim, unit)
         finally:
             self._busy = False
-        leaves = self._ending and isinstance(ended, Outcome)
-        return replace(ended, fresh_process=True) if leaves else ended
+        if self._ending and isinstance(ended, Outcome):
+            return replace(ended, fresh_process=True)
+        return ended
 
     def _run_logged(self, claim: Claim, unit: Unit) -> Outcome | Death:
         path = log_path(self._options.files, claim, self._host)
