@@ -20,7 +20,7 @@ from pathlib import Path
 
 from dllm_sweep import __version__, shipping
 from dllm_sweep.db.patience import patient
-from dllm_sweep.errors import DiskFull, Fenced, StoreError
+from dllm_sweep.errors import Fenced, StoreError
 from dllm_sweep.records import Claim, EndReason, HostInfo, TrialState, UnitResult
 from dllm_sweep.shipping import ShippedFile
 from dllm_sweep.spec import Unit
@@ -61,9 +61,13 @@ class TrialActor:
         signal.signal(signal.SIGTERM, self._told_to_end)
 
     def whereabouts(self) -> tuple[HostInfo, str]:
-        """Describe the process, and name the node of the cluster that it runs on."""
+        """Describe the process, name the node of the cluster that it runs on, and from now on give
+        signs of life."""
         import ray
 
+        from dllm_sweep.workers import pulse
+
+        pulse.begin(self._options.beat_s)
         return self._host, ray.get_runtime_context().get_node_id()
 
     def ping(self) -> None:
@@ -80,25 +84,28 @@ class TrialActor:
             shipped: Files that the trial names by their paths on another machine.
         """
         self._busy = True
-        shipping.unpack(shipped)
+        path = log_path(self._options.files, claim, self._host)
         try:
-            ended = self._run_logged(claim, unit)
+            shipping.unpack(shipped)
+            ended = self._run_logged(claim, unit, path)
+        except Exception as error:
+            # Nothing has begun: its files or its log could not be written.
+            ended = self._fail(claim, unit, error, path)
         finally:
             self._busy = False
         if self._ending and isinstance(ended, Outcome):
             return replace(ended, fresh_process=True)
         return ended
 
-    def _run_logged(self, claim: Claim, unit: Unit) -> Outcome | Death:
-        path = log_path(self._options.files, claim, self._host)
+    def _run_logged(self, claim: Claim, unit: Unit, path: Path) -> Outcome | Death:
         with _output_to(path):
-            log.info("unit %s of %s, attempt %d", unit.key, claim.label, claim.attempt)
             self._beat.start(claim, path)
+            log.info("unit %s of %s, attempt %d", unit.key, claim.label, claim.attempt)
             try:
                 return self._run(claim, unit)
             except Fenced as error:
                 log.warning("dropped: %s", error)
-                return Outcome(unit=unit)
+                return _dropped(unit)
             except Preempted:
                 return self._preempted()
             except BaseException as error:
@@ -145,12 +152,12 @@ class TrialActor:
         log.error("unit %s failed", unit.key, exc_info=error)
         _flush()
         failure = failures.describe(error, unit, path)
-        stop = failure.message if isinstance(error, DiskFull) else ""
+        stop = failure.message if failures.is_disk_full(error) else ""
         try:
             self._beat.last(claim)
             state = self._store.end_attempt(claim, failure, log_path=str(path))
         except Fenced:
-            return Outcome(unit=unit)
+            return _dropped(unit)
         except StoreError as broken:
             return Outcome(unit=unit, failure=failure, stop=str(broken))
         # What a failed unit left in memory is unknown; the next one starts from the file.
@@ -171,6 +178,12 @@ class TrialActor:
         self._ending = True
         if not self._busy:
             sys.exit(0)
+
+
+def _dropped(unit: Unit) -> Outcome:
+    """The end of a unit that another owns now, or whose weights others have replaced: this process
+    may hold the wrong ones."""
+    return Outcome(unit=unit, fresh_process=True)
 
 
 def log_path(root: Path, claim: Claim, host: HostInfo) -> Path:
@@ -201,10 +214,11 @@ def _installed() -> Iterator[tuple[str, str]]:
 @contextlib.contextmanager
 def _output_to(path: Path) -> Iterator[None]:
     """Send everything this process prints, from C libraries too, to the end of a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
+    with files.writing_into(path.parent):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     _flush()
     kept = [os.dup(1), os.dup(2)]
-    target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
     try:
         os.dup2(target, 1)
         os.dup2(target, 2)
@@ -224,5 +238,7 @@ def _output_to(path: Path) -> Iterator[None]:
 
 
 def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    # On a full disk what was printed is lost; how the unit ended must not be.
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()

@@ -3,6 +3,7 @@ hands over what was printed, and ends the process once somebody else owns the tr
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sys
@@ -135,5 +136,6 @@ class _Output:
 
 
 def _flush() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError):
+            stream.flush()

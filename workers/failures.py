@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import traceback
 from pathlib import Path
@@ -74,12 +75,18 @@ def needs_a_fresh_process(failure: Failure) -> bool:
     return harmed or leaves or "CUDA" in failure.message
 
 
+def is_disk_full(error: BaseException) -> bool:
+    """Whether a file could not be written, wherever it was: no trial is to blame for that."""
+    no_space = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    return no_space or isinstance(error, DiskFull)
+
+
 def _classify(error: BaseException) -> tuple[EndReason, bool]:
     # A process that has not imported torch cannot have met an error of its.
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(error, torch.OutOfMemoryError):
         return EndReason.GPU_OOM, True
-    if isinstance(error, DiskFull):
+    if is_disk_full(error):
         return EndReason.ABORTED, True
     if isinstance(error, MemoryError):
         return EndReason.HOST_OOM, True

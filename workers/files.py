@@ -8,6 +8,7 @@ import hashlib
 import os
 import re
 import tempfile
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -86,9 +87,9 @@ def new_file(folder: Path, suffix: str) -> Iterator[Path]:
     """A temporary path in `folder` that is removed again unless it was moved away."""
     with writing_into(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=folder, prefix=".new-", suffix=suffix)
-        os.close(handle)
-        path = Path(name)
+        # Not mkstemp: what it makes is for its user alone, also when it has its final name.
+        path = folder / f".new-{uuid.uuid4().hex}{suffix}"
+        path.touch(exist_ok=False)
         try:
             yield path
         finally:

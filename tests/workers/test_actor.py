@@ -115,6 +115,7 @@ def test_a_worker_that_was_fenced_off_drops_its_work(store, actor, claim_of, mak
     store.take_lease("sweep", this_process(), seconds=60, takeover=True)
     outcome = run(actor, claim, QUANTIZE)
     assert (outcome.state, outcome.failure) == (None, None)
+    assert outcome.fresh_process, "it may hold weights that others have replaced"
     assert (state_of().state, state_of().units_done) == (TrialState.PENDING, 0)
 
 
@@ -135,6 +136,7 @@ def test_what_was_printed_is_in_the_store_for_machines_that_have_no_file(
     run(actor, claim, QUANTIZE)
     chunks = store.logs(claim.trial_id)
     text = "".join(chunk.text for chunk in chunks)
+    assert text.splitlines()[0].endswith(f"unit quantize of {claim.label}, attempt 1")
     for line in ("printed by the method", "written by a C library", "ValueError: bad shape"):
         assert line in text
     assert {chunk.worker for chunk in chunks} == {f"{os.uname().nodename}:{os.getpid()}"}
@@ -150,11 +152,39 @@ def test_a_unit_that_is_told_to_end_is_neither_committed_nor_the_trials_error(
     assert (state_of().state, state_of().units_done) == (TrialState.RUNNING, 0)
 
 
-def test_a_full_disk_gives_the_trial_back_and_stops_the_run(actor, failing_claim, state_of):
-    error = "__import__('dllm_sweep.errors').errors.DiskFull('no space left in /data')"
+@pytest.mark.parametrize(
+    "error",
+    [
+        "__import__('dllm_sweep.errors').errors.DiskFull('no space left in /data')",
+        "OSError(28, 'no space left in /data')",
+    ],
+)
+def test_a_full_disk_gives_the_trial_back_and_stops_the_run(actor, failing_claim, state_of, error):
     outcome = run(actor, failing_claim(error), QUANTIZE)
-    assert outcome.stop == "no space left in /data"
+    assert outcome.stop.endswith("no space left in /data")
     assert (outcome.state, state_of().state) == (TrialState.PENDING, TrialState.PENDING)
+
+
+def test_a_log_on_a_full_disk_costs_no_result(actor, claim_of, make_trial, monkeypatch):
+    real = os.open
+
+    def full_for_logs(path, flags, *rest, **options):
+        if str(path).endswith(".log"):
+            path, flags = "/dev/full", os.O_WRONLY
+        return real(path, flags, *rest, **options)
+
+    monkeypatch.setattr(os, "open", full_for_logs)
+    claim = claim_of(make_trial())
+    ends = [run(actor, claim, unit).state for unit in claim.trial.units()]
+    assert ends == [TrialState.RUNNING, TrialState.SUCCEEDED]
+
+
+def test_a_unit_whose_log_cannot_be_opened_says_so(actor, options, claim_of, make_trial, state_of):
+    options.files.mkdir(parents=True, exist_ok=True)
+    (options.files / "logs").write_text("a file where a folder is needed")
+    outcome = run(actor, claim_of(make_trial()), QUANTIZE)
+    assert "logs" in outcome.failure.message
+    assert state_of().state is TrialState.FAILED
 
 
 def test_a_worker_without_a_gpu_sees_none(actor):

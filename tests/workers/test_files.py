@@ -24,6 +24,12 @@ def test_a_temporary_file_is_gone_unless_it_was_adopted(tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_kept_file_may_be_read_by_whoever_may_read_the_folder(tmp_path):
+    (tmp_path / "plain").touch()
+    path = tmp_path / written(tmp_path).path
+    assert path.stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
 def test_equal_content_is_kept_once_under_its_digest(tmp_path):
     first, second = written(tmp_path), written(tmp_path)
     assert first == second
