@@ -34,6 +34,7 @@ def claim(
 ) -> Claim | None:
     """Take a PENDING trial for one attempt; None if it cannot be taken (any more)."""
     this = sa.and_(Trial.id == trial_id, Trial.sweep_id == lease.sweep_id)
+    lock(connection, this)
     if _is_mine(connection, lease, trial_id, claim_id):
         return _claim_of(connection, trial_id, claim_id)
     paused = sa.exists().where(Sweep.id == Trial.sweep_id, Sweep.paused)

@@ -121,8 +121,9 @@ def _put_sweep(connection: Connection, name: str, source: str) -> int:
 
 
 def _put_protocols(connection: Connection, trials: Iterable[PlannedTrial]) -> None:
-    protocols = {trial.spec.protocol for trial in trials}
-    rows = [{"key": protocol.key, "spec": to_json(protocol)} for protocol in protocols]
+    # Sorted: two plans that add the same rows in opposite orders would wait for each other.
+    protocols = {trial.spec.protocol.key: trial.spec.protocol for trial in trials}
+    rows = [{"key": key, "spec": to_json(protocol)} for key, protocol in sorted(protocols.items())]
     connection.execute(_insert(connection, ProtocolRow).on_conflict_do_nothing(), rows)
 
 

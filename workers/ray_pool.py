@@ -14,14 +14,15 @@ from typing import Any
 import ray
 
 from dllm_sweep.errors import ClusterError
-from dllm_sweep.records import Claim, Demand
+from dllm_sweep.records import Claim, Demand, EndReason
 from dllm_sweep.shipping import ShippedFile
 from dllm_sweep.spec import TrialSpec, Unit
-from dllm_sweep.workers import actor, capacity, deaths
+from dllm_sweep.workers import actor, capacity, deaths, pulse
 from dllm_sweep.workers.capacity import Machine
 from dllm_sweep.workers.member import Member, start
 from dllm_sweep.workers.messages import Death, Finished, Outcome, Worker, WorkerOptions
 from dllm_sweep.workers.store_actor import StoreLink
+from dllm_sweep.workers.waiting import Waiting
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ _IDLE_S = 60.0
 _PING_S = 10.0
 _MACHINES_S = 5.0
 _STARTS_LIMIT = 5
-_BACKOFF_S = 1.0
+_BACKOFF_S, _LONGEST_BACKOFF_S = 1.0, 60.0
 _STARVED_S = 5.0
 """Seconds for which a worker finds no room until idle workers of other sizes make some."""
 
@@ -52,9 +53,12 @@ class RayPool:
         link: How workers reach the store.
         options_for: What a worker of a size is told.
         on_node: Told once of each node that has a worker.
+        on_waiting: Told of a size of which no worker is up for long, how many wait, and for how
+            many seconds.
         files_of: The files that have to travel with a trial.
         limit: Most workers in all; None is as many as the cluster carries.
         idle_s: Seconds after which an idle worker that is not wanted is ended.
+        silent_s: Seconds without a sign of life after which a worker's process is killed.
         kinds: Machines that the autoscaler may start.
         clock: Seconds that never run backwards.
     """
@@ -65,9 +69,11 @@ class RayPool:
         link: StoreLink,
         options_for: Callable[[Demand], WorkerOptions],
         on_node: Callable[[str], None] = lambda _: None,
+        on_waiting: Callable[[Demand, int, float], None] = lambda *_: None,
         files_of: Callable[[TrialSpec], tuple[ShippedFile, ...]] = lambda _: (),
         limit: int | None = None,
         idle_s: float = _IDLE_S,
+        silent_s: float = pulse.SILENT_S,
         kinds: Sequence[Machine] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -82,6 +88,8 @@ class RayPool:
         self._numbers = itertools.count()
         self._machines: tuple[Machine, ...] = ()
         self._looked_s = -_MACHINES_S
+        self._silent_s, self._watch = silent_s, pulse.Watch(silent_s, clock)
+        self._waiting = Waiting(on_waiting, clock)
 
     def want(self, counts: Mapping[Demand, int]) -> int:
         """Say how many workers of each size there is work for, busy ones included.
@@ -115,10 +123,13 @@ class RayPool:
             ClusterError: If workers that are wanted cannot be started at all.
         """
         self._ping()
+        self._waiting.look(self._members.values())
+        hanging = [self._hangs(member) for member in self._watch.silent(self._members.values())]
+        timeout_s = 0.0 if hanging else timeout_s
         refs = {ref: member for member in self._members.values() for ref in member.refs}
         ended = [self._ended(refs[ref], ref) for ref in _first_ready(list(refs), timeout_s)]
         self._adjust()
-        return [finished for finished in ended if finished is not None]
+        return [finished for finished in (*hanging, *ended) if finished is not None]
 
     def end(self, worker: int) -> None:
         """End a worker's process; nothing more is heard of its unit."""
@@ -152,21 +163,22 @@ class RayPool:
 
     def _came_up(self, member: Member) -> None:
         try:
-            member.host, node = ray.get(member.starting)
+            member.host, member.node = ray.get(member.starting)
         except ray.exceptions.RayError as error:
             self._drop(member)
             self._start_failed(member.demand, error)
             return
-        if node not in self._nodes:
-            self._nodes.add(node)
-            self._on_node(node)
+        if member.node not in self._nodes:
+            self._nodes.add(member.node)
+            self._on_node(member.node)
         member.since_s = self._clock()
         self._trouble.pop(member.demand, None)
 
     def _start_failed(self, demand: Demand, error: BaseException) -> None:
         trouble = self._trouble.setdefault(demand, _Trouble())
         trouble.failures += 1
-        trouble.not_before_s = self._clock() + _BACKOFF_S * 2 ** (trouble.failures - 1)
+        pause_s = min(_BACKOFF_S * 2 ** min(trouble.failures - 1, 16), _LONGEST_BACKOFF_S)
+        trouble.not_before_s = self._clock() + pause_s
         why = deaths.why_not_started(error)
         log.warning("a worker did not start: %s", why)
         up = any(m.host is not None and m.demand == demand for m in self._members.values())
@@ -184,6 +196,14 @@ class RayPool:
             # While a unit runs, the end of its own call tells more.
             if member.flight is None:
                 self._drop(member)
+
+    def _hangs(self, member: Member) -> Finished | None:
+        """End a process that gives no sign of life; that its unit is lost is told."""
+        pulse.kill(member)
+        self._drop(member)
+        text = f"the worker's process gave no sign of life for {self._silent_s:.0f} s: killed"
+        lost = Finished(worker=member.id, result=Death(reason=EndReason.LOST, message=text))
+        return None if member.flight is None else lost
 
     def _ping(self) -> None:
         """Ask idle workers for a sign of life: nothing else would tell that one has died."""
@@ -250,6 +270,7 @@ class RayPool:
     def _drop(self, member: Member) -> None:
         del self._members[member.id]
         member.end()
+        pulse.forget(member)
 
 
 def _first_ready(refs: list[Any], timeout_s: float) -> list[Any]:
