@@ -183,6 +183,8 @@ class Dispatcher:
         claim = self._store.claim(self._lease, job.id, claim_id, host)
         if claim is None:
             # Cancelled meanwhile, or the sweep is paused: the next look at the store tells.
+            for worker in list(job.flights):
+                self.end(worker, "its trial is not ours any more")
             job.ready_at_s = float("inf")
             self._board.put(job)
             return False
