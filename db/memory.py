@@ -163,7 +163,9 @@ class MemoryStore(MemoryState):
             if mine and trial.attempt == claim.attempt and trial.state is TrialState.SUCCEEDED:
                 return trial.state
             self._fence(trial, claim)
-            kept = None if mine else put(trial, claim, result)
+            # `put` tells a repeated `quantize` from one that gave other weights.
+            repeated = mine and result.unit.kind != "quantize"
+            kept = None if repeated else put(trial, claim, result)
             if kept is not None:
                 self._times.append(memory_board.unit_time(trial, kept))
             if len(trial.done) == len(trial.units):

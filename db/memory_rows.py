@@ -85,8 +85,10 @@ def put(trial: MemoryTrial, claim: Claim, result: UnitResult) -> UnitResult | No
     made = weights_digest(claim, result, current)
     if result.unit.kind != "quantize":
         return _put_measured(trial, claim, result, current)
-    if key in trial.done and made is not None and made == current:
-        return None
+    if key in trial.done and made == current:
+        repeated = trial.done[key][0] == claim.attempt
+        if made is not None or repeated:
+            return None
     trial.done.clear()
     trial.metrics.clear()
     trial.done[key] = (claim.attempt, result)

@@ -120,11 +120,13 @@ def _unit(connection: Connection, trial: Row[Any], result: UnitResult) -> Any:
 
 
 def _settles(unit: Row[Any], claim: Claim, weights: str | None) -> bool:
-    """Whether this attempt has committed it, or the weights are proved to be the same."""
-    if unit.state != "DONE":
+    """Whether the weights are proved to be those that are committed, or this is a repeat.
+
+    An attempt may quantize twice: the file of the first weights may have been lost meanwhile.
+    """
+    if unit.state != "DONE" or weights != unit.weights_sha256:
         return False
-    same = weights is not None and weights == unit.weights_sha256
-    return bool(unit.attempt == claim.attempt or same)
+    return bool(weights is not None or unit.attempt == claim.attempt)
 
 
 def _current(trial: Row[Any]) -> tuple[sa.ColumnElement[bool], ...]:

@@ -110,20 +110,26 @@ class Lander:
         self._experience.learn(replace(work, device=host.device), planned_s, own_s)
 
     def _fenced(self, flight: Flight) -> None:
-        """Somebody else decides on this trial now: what the store says is followed soon."""
+        """The store took nothing from this worker: ask what is left, if the trial is ours at all.
+
+        It is if the result was measured on weights that have been superseded. If somebody else
+        decides on it now, what the store says is followed soon.
+        """
+        job = flight.job
         self._display.unit_failed(flight.worker, flight.subject, flight.todo.unit, None)
-        self._display.note(f"{flight.claim.label}: dropped, somebody else owns this trial now")
-        self._board.land(flight.job, flight.worker, done=False)
-        if not flight.job.flights:
-            flight.job.ready_at_s = float("inf")
-            self._board.put(flight.job)
+        self._board.land(job, flight.worker, done=False)
+        job.stale = True
+        if not job.flights and not self._desk.claim_again(job, flight.worker):
+            self._display.note(f"{flight.claim.label}: dropped, somebody else owns this trial now")
+            job.ready_at_s = float("inf")
+            self._board.put(job)
         self.look_soon = True
 
     def _died(self, flight: Flight, death: Death) -> None:
         self._desk.unseat(flight.worker, death.message)
         if death.reason is EndReason.FENCED:
-            self._fenced(flight)
-            return
+            # Said by an exit code alone: whether it is so, the store knows.
+            death = replace(death, reason=EndReason.LOST)
         unit = flight.todo.unit
         poison = not death.machine_lost and self._desk.breakers.died(flight.job, unit.key)
         if death.reason is EndReason.LOST and poison:

@@ -1,6 +1,7 @@
 """The controller's loop on stores in memory and on SQLite, with workers in this process."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -402,6 +403,28 @@ def test_quantizing_again_to_other_weights_runs_the_superseded_units_again(sweep
         "evaluate:b",
         "evaluate:a",
     ]
+
+
+def test_a_result_refused_for_its_weights_runs_again_while_the_trial_is_ours(sweep):
+    """One worker has quantized again to other weights; another still measures on the old ones."""
+    refused = []
+
+    def work(claim, unit):
+        if unit.kind == "quantize":
+            return UnitResult(unit=unit, wall_s=1.0, artifacts=(weights("a" * 64),))
+        if unit.task == "b" and not refused:
+            refused.append(unit)
+            artifacts = (weights("b" * 64),)
+            again = UnitResult(unit=Unit(kind="quantize"), wall_s=1.0, artifacts=artifacts)
+            sweep.store.commit_unit(claim, again)
+            return replace(score(claim, unit), weights_sha256="a" * 64)
+        return score(claim, unit)
+
+    sweep.plan(planned("rtn", tasks=("a", "b")))
+    assert sweep.run(work).succeeded == 1
+    assert refused
+    assert {attempt for _, attempt, _ in sweep.pool.log} == {1}
+    assert sorted(unit for _, _, unit in sweep.pool.log[-2:]) == ["evaluate:a", "evaluate:b"]
 
 
 def test_a_method_that_kills_its_process_each_time_fails_after_three_deaths(sweep):

@@ -207,7 +207,11 @@ class Round:
         """
         planned = len(self.left)
         while not self._over():
-            self._campaign.report.exits.update(self._controllers.reap())
+            codes = self._controllers.reap()
+            self._campaign.report.exits.update(codes)
+            if any(codes):
+                # A controller that ends takes its workers with it, sometimes long after the fault.
+                self.injector.moments.append(time.time())
             # Nobody starts a controller while the database is known to be away.
             if self._controllers.newest is None and self._database.read("SELECT 1"):
                 self._controllers.start()

@@ -206,6 +206,22 @@ def test_other_weights_supersede_what_was_measured_on_the_old_ones(store, sweep,
     assert _commit_all(store, build, claim, "b") is TrialState.SUCCEEDED
 
 
+def test_other_weights_in_the_same_attempt_supersede_too(store, sweep, lease, build):
+    """The file of the first weights was lost, and the method gives others each time."""
+    claim = _claimed(store, sweep, lease, build)
+    units = claim.units
+    store.commit_unit(claim, build.result(units[0], "a"))
+    store.commit_unit(claim, build.result(units[1], "a"))
+    store.commit_unit(claim, build.result(units[0], "b"))
+    assert _trial(store, sweep).units_done == 1
+    store.commit_unit(claim, build.result(units[0], "b"))
+    assert _trial(store, sweep).units_done == 1
+    old = dataclasses.replace(build.result(units[1]), weights_sha256="a" * 64)
+    with pytest.raises(Fenced):
+        store.commit_unit(claim, old)
+    assert _commit_all(store, build, claim, "b") is TrialState.SUCCEEDED
+
+
 def test_an_error_that_stays_fails_the_trial_at_once(store, sweep, lease, build):
     claim = _claimed(store, sweep, lease, build)
     assert store.end_attempt(claim, build.failure()) is TrialState.FAILED
