@@ -203,8 +203,10 @@ def demand_for(resources: Resources, machines: Sequence[Machine], trials: int) -
         trials: How many workers there is work for at most.
 
     Raises:
-        InputError: If more than one GPU is asked for, and not a whole number.
+        InputError: If more than one GPU is asked for, and not a whole number; or if nothing is
+            asked for, no machine that is up can work, and none that may come is known.
     """
+    machines = _known(resources, machines)
     some = max((machine.gpus for machine in machines), default=0.0)
     gpus = resources.gpus if resources.gpus is not None else min(1.0, some)
     if gpus > 1 and gpus % 1:
@@ -216,6 +218,18 @@ def demand_for(resources: Resources, machines: Sequence[Machine], trials: int) -
         memory_bytes=resources.memory_bytes or 0,
         labels=tuple(sorted((resources.labels or {}).items())),
     )
+
+
+def _known(resources: Resources, machines: Sequence[Machine]) -> list[Machine]:
+    """The machines that show how large a worker may be."""
+    known = [machine for machine in machines if machine.is_known]
+    silent = len(known) < len(machines) and not any(m.cpus or m.gpus for m in known)
+    if silent and resources.gpus is None:
+        raise InputError(
+            "the cluster's autoscaler does not tell which machines it adds, and none is up: say"
+            " what a worker needs, --gpus-per-trial 1 or `resources: {gpus: 1}`"
+        )
+    return known
 
 
 def _even_share(machines: Sequence[Machine], trials: int) -> float:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dllm_sweep import shipping
+from dllm_sweep import cluster, shipping
 from dllm_sweep.errors import ClusterError
 from dllm_sweep.records import Demand
 
@@ -91,6 +91,20 @@ def _alive() -> dict[str, dict[str, Any]]:
     return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
 
 
+def refuse_file_from_outside(url: str, address: str) -> None:
+    """Refuse a SQLite store where its machine stays outside of the cluster.
+
+    Raises:
+        ClusterError: It says what to do instead.
+    """
+    if cluster.is_client(address) and url.startswith("sqlite"):
+        raise ClusterError(
+            f"a SQLite store is a file of this machine, which {address!r} leaves outside of the"
+            " cluster: use a Postgres store, or --detach, which keeps the file on the cluster's"
+            " head"
+        )
+
+
 def check_versions(found: Sequence[Report]) -> None:
     """Refuse machines that would give other numbers than the rest.
 
@@ -135,8 +149,11 @@ def code_is_there(found: Iterable[Report]) -> bool:
     return all(report.code == mine for report in found)
 
 
-def check_demands(demands: Mapping[str, Demand], machines: Sequence[Machine]) -> None:
+def check_demands(demands: Mapping[str, Demand], machines: Sequence[Machine]) -> tuple[str, ...]:
     """Refuse trials that no machine can ever carry, which Ray would let wait for ever.
+
+    Returns:
+        What the user should know of trials that wait for machines which are still to come.
 
     Args:
         demands: What each trial asks for, by its label.
@@ -159,6 +176,30 @@ def check_demands(demands: Mapping[str, Demand], machines: Sequence[Machine]) ->
             f"no machine can ever carry this: {asked}; {_offer(machines)}; ask for less in"
             " `resources` of the sweep file, or add machines"
         )
+    up = [machine for machine in machines if machine.is_up]
+    to_come = [demand for demand in asking if not capacity.carries(up, demand)]
+    sure = [machine for machine in machines if machine.is_known]
+    return tuple(
+        _to_come(asking[demand], demand, sure=capacity.carries(sure, demand) > 0)
+        for demand in to_come
+    )
+
+
+def _to_come(labels: Sequence[str], demand: Demand, *, sure: bool) -> str:
+    text = (
+        f"{_some(labels)} wait for a machine with {words(demand)}: none is up, the cluster's"
+        " autoscaler is asked for it"
+    )
+    unsure = "; it does not tell whether it can ever add one, so look at `ray status` if this lasts"
+    return text if sure else text + unsure
+
+
+def waiting(demand: Demand, count: int, seconds: float) -> str:
+    """What to tell of workers that no machine has room for."""
+    return (
+        f"{count} workers with {words(demand)} have been waiting for a machine for {seconds:.0f} s:"
+        " `ray status` says what the cluster's autoscaler does; Ctrl-C stops"
+    )
 
 
 def words(demand: Demand) -> str:
@@ -202,7 +243,7 @@ def _ask(node_id: str, store_url: str | None) -> Any:
             except metadata.PackageNotFoundError:
                 versions[name] = ""
         try:
-            from dllm_sweep import shipping
+            from dllm_sweep import cluster, shipping
             from dllm_sweep.db.connect import open_store
 
             code = shipping.digest()

@@ -104,7 +104,7 @@ def run_sweep(store_url: str, sweep: str, options: RunOptions) -> RunSummary:
     """
     from dllm_sweep.db.connect import open_store
 
-    _refuse_file_from_outside(store_url, options.address)
+    preflight.refuse_file_from_outside(store_url, options.address)
     store = open_store(store_url)
     shown = display(
         options.log_format,
@@ -192,12 +192,13 @@ def launch(file: str | Path, *, store: str | Path | None = None, **options: Any)
 def _on_cluster(run: _Run) -> RunSummary:
     """Look at the cluster, start workers, and hand over to the controller."""
     from dllm_sweep.db.patience import patient
-    from dllm_sweep.workers import capacity
+    from dllm_sweep.workers import autoscaling, capacity
 
     _look_at_machines(run)
-    kinds = () if run.options.address == cluster.LOCAL else capacity.startable()
+    kinds = () if run.options.address == cluster.LOCAL else autoscaling.startable()
     outfit = _outfit(run, capacity.machines(kinds))
-    preflight.check_demands(outfit.demands, outfit.machines)
+    for note in preflight.check_demands(outfit.demands, outfit.machines):
+        run.shown.note(note)
     link = _link(run.url)
     store = patient(
         link.open(),
@@ -283,17 +284,9 @@ def _pool(run: _Run, link: StoreLink, outfit: Outfit, kinds: Sequence[Machine]) 
             kept=shared_weights(run.store.reading(specs.unfinished)),
         ),
         on_node=shelves.serve if shelves else lambda _: None,
+        on_waiting=lambda *seen: run.shown.note(preflight.waiting(*seen)),
         files_of=lambda trial: tuple(map(read, shipping.paths_of(trial))) if on_cluster else (),
         limit=options.actors,
         idle_s=options.idle_s,
         kinds=kinds,
     )
-
-
-def _refuse_file_from_outside(url: str, address: str) -> None:
-    if cluster.is_client(address) and url.startswith("sqlite"):
-        raise ClusterError(
-            f"a SQLite store is a file of this machine, which {address!r} leaves outside of the"
-            " cluster: use a Postgres store, or --detach, which keeps the file on the cluster's"
-            " head"
-        )

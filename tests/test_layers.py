@@ -23,6 +23,7 @@ LAYERS = {
     "preflight": 7,
     "cluster": 7,
     "doctor": 8,
+    "cluster_doctor": 8,
     "reports": 8,
     "upkeep": 8,
     "controller": 7,

@@ -6,12 +6,13 @@ import pytest
 
 from dllm_sweep.cluster import demand_for
 from dllm_sweep.db.connect import open_store
-from dllm_sweep.errors import ClusterError
+from dllm_sweep.errors import ClusterError, InputError
 from dllm_sweep.preflight import Report, check_demands, check_store, check_versions
 from dllm_sweep.records import Demand, Holder, PlannedTrial
 from dllm_sweep.run import RunOptions, run_sweep
 from dllm_sweep.spec import FULL_PRECISION, ModelRef, ProtocolSpec, TaskSpec, TrialSpec
 from dllm_sweep.sweep_entries import Resources
+from dllm_sweep.workers.autoscaling import UNKNOWN, kinds
 from dllm_sweep.workers.capacity import Machine, carries, fits
 
 
@@ -70,6 +71,49 @@ def test_workers_fill_the_cluster_and_fit_its_machines(has, written, trials, wor
 def test_machines_that_the_autoscaler_may_start_count():
     kind = machine(name="gpu", cpus=8, gpus=2, count=3, is_up=False)
     assert carries((machine(), kind), Demand(cpus=1, gpus=1)) == 6
+
+
+def test_what_an_autoscaler_is_told_to_add_is_known_by_its_configuration():
+    config = {
+        "max_workers": 5,
+        "head_node_type": "head",
+        "available_node_types": {
+            "head": {"resources": {"CPU": 4}},
+            "spot": {"resources": {"CPU": 8, "GPU": 2}, "labels": {"gpu": "h200"}},
+            "few": {"resources": {"CPU": 8}, "max_workers": 3},
+            "plain": {"resources": {}, "max_workers": 2},
+        },
+    }
+    spot, few, plain = kinds(config)
+    assert (spot.name, spot.cpus, spot.gpus, spot.count) == ("spot", 8, 2, 5)
+    assert spot.labels == (("gpu", "h200"),)
+    assert (few.count, few.is_up) == (3, False)
+    assert plain is UNKNOWN
+
+
+HEAD = machine(name="head", cpus=0)
+
+
+def test_what_an_autoscaler_does_not_tell_is_not_refused_but_told():
+    demand = demand_for(Resources(gpus=4), (HEAD, UNKNOWN), 10)
+    (note,) = check_demands({"a": demand}, (HEAD, UNKNOWN))
+    assert "a wait for a machine with 4 GPUs + 1 CPUs: none is up" in note
+    assert "does not tell whether it can ever add one" in note
+    assert carries((HEAD, UNKNOWN), demand) >= 10
+
+
+def test_nothing_is_guessed_of_machines_that_nobody_knows():
+    with pytest.raises(InputError, match="say what a worker needs, --gpus-per-trial 1"):
+        demand_for(Resources(), (HEAD, UNKNOWN), 10)
+    assert demand_for(Resources(), (machine(cpus=4), UNKNOWN), 2).gpus == 0
+
+
+def test_trials_that_wait_for_a_machine_are_named_before_they_wait():
+    kind = machine(name="gpu", cpus=8, gpus=2, is_up=False)
+    (note,) = check_demands({"a": Demand(gpus=1)}, (HEAD, kind))
+    assert "autoscaler is asked for it" in note
+    assert "ever" not in note
+    assert check_demands({"a": Demand(gpus=1)}, CLUSTER) == ()
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,8 +11,8 @@ import ray
 
 from dllm_sweep.records import Demand
 
-_GROUP_LABEL = "ray.io/node-group"
-_PATIENCE_S = 60.0
+_OF_RAY = "ray.io/"
+_GROUP_LABEL = f"{_OF_RAY}node-group"
 UNLIMITED = 10**6
 """Stands for a group of machines without an upper number."""
 
@@ -29,6 +29,7 @@ class Machine:
         labels: Its labels.
         count: How many of them; 1 for a machine that is up.
         is_up: Whether it is there now.
+        is_known: Whether anything is known of it; what is not is taken to carry any worker.
     """
 
     name: str
@@ -38,11 +39,14 @@ class Machine:
     labels: tuple[tuple[str, str], ...] = ()
     count: int = 1
     is_up: bool = True
+    is_known: bool = True
 
 
 def fits(machine: Machine, demand: Demand) -> int:
     """How many workers of a size one such machine carries, if nothing else runs on it."""
-    if not all(_matches(dict(machine.labels), *label) for label in demand.labels):
+    if not machine.is_known:
+        return UNLIMITED
+    if not all(_matches(machine, *label) for label in demand.labels):
         return 0
     shares = [machine.cpus / demand.cpus if demand.cpus else math.inf]
     if demand.memory_bytes:
@@ -66,32 +70,16 @@ def machines(kinds: Sequence[Machine] = ()) -> tuple[Machine, ...]:
     return (*up, *more)
 
 
-def startable() -> tuple[Machine, ...]:
-    """The kinds of machines that the cluster's autoscaler may start; none without one."""
-
-    @ray.remote(num_cpus=0, max_retries=1)
-    def kinds() -> list[tuple[str, dict[str, float], dict[str, str], int]]:
-        # In a task of its own: only a process inside the cluster can read this.
-        import ray
-
-        config = ray._private.state.state.get_cluster_config()
-        groups = config.node_group_configs if config else ()
-        return [(g.name, dict(g.resources), dict(g.labels), g.max_count) for g in groups]
-
-    found = ray.get(kinds.remote(), timeout=_PATIENCE_S)
-    return tuple(
-        _machine(name, has, labels, count=UNLIMITED if most < 0 else most, is_up=False)
-        for name, has, labels, most in found
-    )
-
-
 def _fits_gpus(has: float, wants: float) -> float:
     """A share of a GPU never spans two of them."""
     return has * math.floor(1 / wants + 1e-6) if wants < 1 else has / wants
 
 
-def _matches(labels: dict[str, str], key: str, wanted: str) -> bool:
+def _matches(machine: Machine, key: str, wanted: str) -> bool:
     """Whether a machine's label is as Ray's selectors say: `v`, `!v`, `in(a,b)`, `!in(a,b)`."""
+    labels = dict(machine.labels)
+    if key.startswith(_OF_RAY) and key not in labels and not machine.is_up:
+        return True  # such as the GPU's type: Ray finds it out on the machine
     negated = wanted.startswith("!")
     values = wanted.removeprefix("!")
     if values.startswith("in(") and values.endswith(")"):
@@ -101,12 +89,18 @@ def _matches(labels: dict[str, str], key: str, wanted: str) -> bool:
 
 
 def _of_node(node: dict[str, Any]) -> Machine:
-    return _machine(node["NodeManagerHostname"], node["Resources"], node.get("Labels") or {})
+    return machine_of(node["NodeManagerHostname"], node["Resources"], node.get("Labels") or {})
 
 
-def _machine(
-    name: str, has: dict[str, float], labels: dict[str, str], *, count: int = 1, is_up: bool = True
+def machine_of(
+    name: str,
+    has: Mapping[str, float],
+    labels: Mapping[str, str],
+    *,
+    count: int = 1,
+    is_up: bool = True,
 ) -> Machine:
+    """A machine in the words of Ray's resources and labels."""
     return Machine(
         name=name,
         cpus=float(has.get("CPU", 0.0)),

@@ -26,6 +26,7 @@ class Member:
         starting: The call that ends when it is up.
         since_s: When it was started, or became idle.
         host: Where it runs.
+        node: The cluster's name of that machine.
         flight: The call of its unit.
         ping: A call that only shows that it lives.
     """
@@ -37,6 +38,7 @@ class Member:
     starting: Any
     since_s: float
     host: HostInfo | None = None
+    node: str = ""
     flight: Any | None = None
     ping: Any | None = None
 

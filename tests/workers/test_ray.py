@@ -59,7 +59,7 @@ def make_pool(link, options):
     pools = []
 
     def make(bench="fake_bench:FakeBench", **more):
-        told = replace(options, bench=bench)
+        told = replace(options, bench=bench, beat_s=0.5)
         pools.append(RayPool(link=link, options_for=lambda demand: told, **more))
         return pools[-1]
 
@@ -100,6 +100,15 @@ def finish(pool):
     raise AssertionError("the unit did not end")
 
 
+def lives(pid):
+    """Whether a process runs; one that has ended may stay listed until its parent looks."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
 def test_errors_of_the_store_keep_their_class_across_the_border(proxy, claim_of, make_trial):
     claim = claim_of(make_trial())
     with pytest.raises(UnknownName) as unknown:
@@ -133,6 +142,22 @@ def test_a_worker_killed_from_outside_is_lost_in_one_short_line(
     (other,) = pool.workers()
     assert other.id != worker.id
     assert other.host.pid != worker.host.pid
+
+
+def test_a_worker_that_is_stopped_is_killed_and_its_unit_lost(
+    make_pool, claim_of, make_trial, script, options
+):
+    script(act="sleep", value=600)
+    pool = make_pool(silent_s=6.0)
+    worker = first_of(pool)
+    pool.submit(worker.id, claim_of(make_trial()), QUANTIZE)
+    until(lambda _: list((options.files / "begun").glob("*")), pool)
+    os.kill(worker.host.pid, signal.SIGSTOP)
+    death = finish(pool)
+    assert (death.reason, death.machine_lost) == (EndReason.LOST, False)
+    assert "no sign of life for 6 s" in death.message
+    assert worker not in pool.workers()
+    until(lambda _: not lives(worker.host.pid), pool)
 
 
 def test_a_method_that_calls_sys_exit_fails_its_own_trial(make_pool, claim_of, make_trial, script):
