@@ -62,10 +62,19 @@ class Store(Protocol):
         """What a trial's workers printed, oldest first, from the chunk after number `after` on."""
 
     def take_lease(
-        self, sweep: str, holder: Holder, *, seconds: float, takeover: bool = False
+        self,
+        sweep: str,
+        holder: Holder,
+        *,
+        seconds: float,
+        takeover: bool = False,
+        dead: Holder | None = None,
     ) -> Lease:
         """Become the sweep's controller: epoch + 1; attempts of older epochs end as LOST and
         their trials go back to PENDING.
+
+        The lease of a holder that is known to be `dead` is taken at once; of several that know it,
+        the first gets it.
 
         Raises:
             LeaseHeld: If another holder's lease has not run out and `takeover` is False.

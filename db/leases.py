@@ -54,12 +54,17 @@ def sweep_row(connection: Connection, name: str | None) -> SweepRow:
 
 
 def take(
-    connection: Connection, name: str, holder: Holder, seconds: float, takeover: bool
+    connection: Connection,
+    name: str,
+    holder: Holder,
+    seconds: float,
+    takeover: bool,
+    dead: Holder | None,
 ) -> Lease:
     """Become the controller of the sweep; attempts of older epochs end as LOST."""
     row = find_sweep(connection, name, lock=True)
     if not takeover:
-        _refuse_if_held(connection, row, holder)
+        _refuse_if_held(connection, row, (holder, dead))
     epoch = row.epoch + 1
     connection.execute(
         sa.update(Sweep)
@@ -114,13 +119,16 @@ def released_before(connection: Connection, lease: Lease) -> bool | None:
     return None if connection.scalar(query) is None else True
 
 
-def _refuse_if_held(connection: Connection, row: Row[Any], holder: Holder) -> None:
+def _refuse_if_held(
+    connection: Connection, row: Row[Any], unless_by: tuple[Holder | None, ...]
+) -> None:
     if row.lease_until_s is None:
         return
     left_s = row.lease_until_s - (connection.scalar(sa.select(db_now())) or 0.0)
-    other = (row.controller_host, row.controller_pid, row.process_started_s)
-    if left_s > 0 and other != (holder.host, holder.pid, holder.process_started_s):
-        raise LeaseHeld(row.name, *other, left_s, row.lease_until_s)
+    host, pid, started_s = row.controller_host, row.controller_pid, row.process_started_s
+    other = Holder(host=host, pid=pid, process_started_s=started_s)
+    if left_s > 0 and other not in unless_by:
+        raise LeaseHeld(row.name, host, pid, started_s, left_s, row.lease_until_s)
 
 
 def _requeue_running(connection: Connection, sweep_id: int, end: EndReason, why: str) -> None:

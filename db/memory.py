@@ -105,14 +105,21 @@ class MemoryStore(MemoryState):
         return () if trial is None else trial.log.read(after)
 
     def take_lease(
-        self, sweep: str, holder: Holder, *, seconds: float, takeover: bool = False
+        self,
+        sweep: str,
+        holder: Holder,
+        *,
+        seconds: float,
+        takeover: bool = False,
+        dead: Holder | None = None,
     ) -> Lease:
         """Become the sweep's controller: epoch + 1; attempts of older epochs end as LOST."""
         with self._lock:
             found = self._find(sweep)
             left_s = found.lease_until_s - self._clock()
             other = found.holder
-            if other is not None and other != holder and left_s > 0 and not takeover:
+            free = takeover or left_s <= 0 or other in (None, holder, dead)
+            if other is not None and not free:
                 who = (other.host, other.pid, other.process_started_s)
                 raise LeaseHeld(sweep, *who, left_s, found.lease_until_s)
             found.epoch += 1

@@ -93,7 +93,13 @@ class SqlStore:
         return self._read(lambda connection: logbook.read(connection, trial_id, after))
 
     def take_lease(
-        self, sweep: str, holder: Holder, *, seconds: float, takeover: bool = False
+        self,
+        sweep: str,
+        holder: Holder,
+        *,
+        seconds: float,
+        takeover: bool = False,
+        dead: Holder | None = None,
     ) -> Lease:
         """Become the sweep's controller: epoch + 1; attempts of older epochs end as LOST.
 
@@ -102,7 +108,7 @@ class SqlStore:
             UnknownName: If there is no such sweep.
         """
         return self._write.run(
-            lambda connection: leases.take(connection, sweep, holder, seconds, takeover)
+            lambda connection: leases.take(connection, sweep, holder, seconds, takeover, dead)
         )
 
     def renew_lease(self, lease: Lease, *, seconds: float) -> None:

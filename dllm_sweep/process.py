@@ -74,10 +74,11 @@ def take_lease(
         UnknownName: If there is no such sweep.
     """
     first: LeaseHeld | None = None
+    dead: Holder | None = None
     since_s = clock()
     while True:
         try:
-            return store.take_lease(sweep, holder, seconds=seconds, takeover=takeover)
+            return store.take_lease(sweep, holder, seconds=seconds, takeover=takeover, dead=dead)
         except LeaseHeld as held:
             alive = is_alive(_holder_of(held))
             if alive or (first is not None and held.until_s != first.until_s):
@@ -85,8 +86,9 @@ def take_lease(
             if first is None and alive is None:
                 tell(f"process {held.pid} on {held.host} has {sweep!r}: seeing if it still lives")
             first = first or held
-        takeover = alive is False or clock() - since_s > seconds
-        if not takeover:
+        if alive is False or clock() - since_s > seconds:
+            dead = _holder_of(first)
+        else:
             sleep(_LOOK_S)
 
 

@@ -1,5 +1,6 @@
 """Who may run a sweep: the dead are told from the living by their processes."""
 
+import os
 import subprocess
 import sys
 
@@ -48,6 +49,25 @@ def test_the_lease_of_a_living_process_is_respected_unless_taken_over(store, liv
     with pytest.raises(LeaseHeld, match=str(living.pid)):
         take_lease(store)
     assert take_lease(store, takeover=True).epoch > held.epoch
+
+
+def test_of_two_that_find_the_same_controller_dead_only_one_takes_over(store, living):
+    dead = holder_of(living.pid)
+    store.take_lease("sweep", dead, seconds=3600)
+    living.kill()
+    living.wait()
+    other = holder_of(os.getppid())
+    really_alive = process.is_alive
+
+    def faster(holder):
+        alive = really_alive(holder)
+        if not alive:
+            store.take_lease("sweep", other, seconds=3600, dead=dead)
+        return alive
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(LeaseHeld, match=str(other.pid)):
+        patch.setattr(process, "is_alive", faster)
+        take_lease(store)
 
 
 def test_a_process_id_used_again_does_not_keep_the_lease(store, living):

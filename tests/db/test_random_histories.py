@@ -126,11 +126,14 @@ class Histories(RuleBasedStateMachine):
     @rule(
         sweep=st.sampled_from(["demo", "demo", "second"]),
         holder=st.sampled_from(["holder", "other"]),
+        dead=st.sampled_from([None, "holder", "other"]),
         takeover=st.booleans(),
         seconds=st.sampled_from([-1.0, 600.0]),
     )
-    def take_lease(self, sweep, holder, takeover, seconds):
-        self._take(sweep, getattr(self.build, holder), takeover=takeover, seconds=seconds)
+    def take_lease(self, sweep, holder, dead, takeover, seconds):
+        known = dead and getattr(self.build, dead)
+        who = getattr(self.build, holder)
+        self._take(sweep, who, takeover=takeover, dead=known, seconds=seconds)
 
     def _take(self, sweep, who, **options):
         lease = self.all(lambda s: s.take_lease(sweep, who, **options))

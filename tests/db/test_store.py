@@ -73,6 +73,14 @@ def test_a_second_controller_is_refused_by_name(store, sweep, lease, build):
     assert 0 < error.value.expires_in_s <= 60
 
 
+def test_the_lease_of_one_that_is_dead_may_be_taken_but_nobody_elses(store, sweep, build):
+    late = dataclasses.replace(build.holder, pid=3)
+    store.take_lease("demo", build.holder, seconds=60)
+    store.take_lease("demo", build.other, seconds=60, dead=build.holder)
+    with pytest.raises(LeaseHeld, match=f"process {build.other.pid}"):
+        store.take_lease("demo", late, seconds=60, dead=build.holder)
+
+
 def test_a_lease_that_ran_out_may_be_taken(store, sweep, build):
     first = store.take_lease("demo", build.holder, seconds=-1)
     second = store.take_lease("demo", build.other, seconds=60)
