@@ -140,7 +140,10 @@ def _disk_full(_value: Any) -> None:
 
 def _fill_memory(mebibytes: Any) -> None:
     """Take memory and keep it: Ray ends the process, or there was enough."""
-    held = [os.urandom(2**20) * 64 for _ in range(int(mebibytes) // 64)]
+    held = []
+    for _ in range(int(mebibytes) // 64):
+        held.append(os.urandom(2**20) * 64)
+        time.sleep(0.02)
     time.sleep(30.0)
     held.clear()
 

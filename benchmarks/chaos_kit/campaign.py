@@ -19,7 +19,7 @@ from dllm_sweep.db.store import SqlStore
 from dllm_sweep.errors import SweepError
 from dllm_sweep.records import PlannedTrial, TrialState
 
-FAULTS_A_ROUND = 60
+FAULTS_A_ROUND = 84
 TRIALS, DRIFTING = 28, 6
 _TICK_S = 0.25
 _STUCK_S = 240.0
