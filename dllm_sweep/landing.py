@@ -170,7 +170,7 @@ class Lander:
     def _end(self, flight: Flight, reason: EndReason, message: str) -> None:
         """End an attempt whose worker cannot do it itself."""
         failure = self._failure(flight, reason, message)
-        log = self._pool.log_path(flight.claim)
+        log = self._pool.log_path(flight.worker)
         try:
             state = self._store.end_attempt(flight.claim, failure, log_path=str(log))
         except Fenced:
@@ -198,5 +198,5 @@ class Lander:
         self._display.trial_ended(flight.subject, state, failure)
 
     def _failure(self, flight: Flight, reason: EndReason, message: str) -> Failure:
-        log = self._pool.log_path(flight.claim)
+        log = self._pool.log_path(flight.worker)
         return failures.lost(reason, message, flight.todo.unit, log)

@@ -121,8 +121,8 @@ class HerePool:
         del self.up[worker]
         self.queue = [entry for entry in self.queue if entry[0] != worker]
 
-    def log_path(self, claim):
-        return self.folder / "log"
+    def log_path(self, worker):
+        return self.folder / f"log-{worker}"
 
     def close(self):
         self.queue.clear()
@@ -278,6 +278,26 @@ def test_an_error_of_one_member_ends_the_others_of_its_crew(sweep):
     assert sweep.run(work, size=3).failed == 1
     assert len(sweep.pool.ended) == 2
     assert sweep.pool.queue == []
+
+
+def test_a_lost_worker_leaves_its_own_log_with_its_failure(sweep):
+    def work(claim, unit):
+        if unit.key == "evaluate:a":
+            (sweep.folder / "log-0").write_text("the last words of worker 0")
+            return Death(reason=EndReason.LOST, message="gone", machine_lost=True)
+        return score(claim, unit)
+
+    kept = []
+    lose = sweep.store.lose_worker
+
+    def seen(claim, failure, **options):
+        kept.append(failure.log_tail)
+        return lose(claim, failure, **options)
+
+    sweep.store.lose_worker = seen
+    sweep.plan(planned("fp", tasks=("a", "b"), priority=9))
+    sweep.run(work, size=2)
+    assert kept[0] == "the last words of worker 0"
 
 
 def test_code_that_ends_its_process_fails_its_trial(sweep):
@@ -491,6 +511,17 @@ def test_a_trial_cancelled_while_it_runs_frees_its_worker_at_the_next_look(sweep
     sweep.plan(planned("rtn"), planned("gptq"))
     summary = sweep.run(work)
     assert (summary.succeeded, summary.cancelled) == (1, 1)
+
+
+def test_a_crew_whose_trial_is_cancelled_ends_whole(sweep):
+    def work(claim, unit):
+        sweep.store.cancel(sweep.row.id)
+        return score(claim, unit)
+
+    sweep.plan(planned("fp", tasks=("a", "b", "c"), shards=2, priority=9))
+    assert sweep.run(work, size=3).cancelled == 1
+    assert len(sweep.pool.log) == 3
+    assert sweep.pool.queue == []
 
 
 def test_a_trial_cancelled_in_the_middle_of_a_long_unit_ends_its_process(sweep):

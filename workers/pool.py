@@ -42,8 +42,8 @@ class Pool(Protocol):
         """End a worker's process; nothing more is heard of its unit. The pool starts another one
         as long as it is wanted."""
 
-    def log_path(self, claim: Claim) -> Path:
-        """Where an attempt's output goes."""
+    def log_path(self, worker: int) -> Path:
+        """Where the output of a worker's last unit went, on its machine; the worker may be gone."""
 
     def close(self) -> None:
         """End all workers."""

@@ -113,7 +113,7 @@ class RayPool:
         if not member.is_idle or member.host is None:
             raise RuntimeError(f"worker {worker} is not idle")
         files = self._options_for(member.demand).files
-        self._logs[claim.trial_id] = actor.log_path(files, claim, member.host)
+        self._logs[worker] = actor.log_path(files, claim, member.host)
         member.flight = member.handle.run.remote(claim, unit, self._files_of(claim.trial))
 
     def wait(self, timeout_s: float) -> list[Finished]:
@@ -136,9 +136,9 @@ class RayPool:
         if worker in self._members:
             self._drop(self._members[worker])
 
-    def log_path(self, claim: Claim) -> Path:
-        """Where the output of the worker goes that took the claim last, on its machine."""
-        return self._logs[claim.trial_id]
+    def log_path(self, worker: int) -> Path:
+        """Where the output of a worker's last unit went, on its machine; the worker may be gone."""
+        return self._logs[worker]
 
     def close(self) -> None:
         """End all workers."""

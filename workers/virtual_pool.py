@@ -172,7 +172,7 @@ class VirtualPool:
         self._remove(self._seats[worker])
         self._fit()
 
-    def log_path(self, claim: Claim) -> Path:
+    def log_path(self, worker: int) -> Path:
         """Nothing is printed anywhere."""
         return Path("nowhere")
 
