@@ -243,7 +243,7 @@ def _ask(node_id: str, store_url: str | None) -> Any:
             except metadata.PackageNotFoundError:
                 versions[name] = ""
         try:
-            from dllm_sweep import cluster, shipping
+            from dllm_sweep import shipping
             from dllm_sweep.db.connect import open_store
 
             code = shipping.digest()

@@ -1,8 +1,8 @@
 """Which machines a cluster's autoscaler may add, as far as the cluster tells.
 
 Ray itself does not tell (`ClusterConfig` stays empty outside of its makers' own service). With
-`ray up`, the monitor's configuration file on the head does. KubeRay's autoscaler runs in a container
-of its own, whose configuration no process of the cluster can read.
+`ray up`, the monitor's configuration file on the head does. KubeRay's autoscaler runs in a
+container of its own, whose configuration no process of the cluster can read.
 """
 
 from __future__ import annotations

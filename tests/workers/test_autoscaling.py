@@ -42,10 +42,17 @@ def config(address):
     from ray.autoscaler._private.monitor import BASE_READONLY_CONFIG
 
     head = {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0}
+    provider = {
+        "type": "fake_multinode",
+        "gcs_address": address,
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+    }
     return BASE_READONLY_CONFIG | {
         "max_workers": 2,
         "idle_timeout_minutes": 0.05,
-        "provider": {"type": "fake_multinode", "gcs_address": address},
+        "provider": provider,
         "available_node_types": {"ray.head.default": head, "gpus": GPU_MACHINE},
     }
 
