@@ -213,7 +213,8 @@ class Controller:
         self._display.standing(states, left_s)
 
     def _run_race(self, race: Race) -> None:
-        self._board.early = race.cheapest(self._board.jobs.values())
+        # Once: with other tasks a trial would be looked at more often than the bounds allow for.
+        self._board.early = self._board.early or race.cheapest(self._board.jobs.values())
         scores = self._store.scores(self._lease.sweep_id)
         for verdict in verdicts(self._mirror.trials, scores, self._board.early, race):
             job = self._board.jobs.get(verdict.trial_id)

@@ -14,7 +14,7 @@ import ray
 
 from dllm_sweep.db.connect import open_store
 from dllm_sweep.db.interface import Store
-from dllm_sweep.errors import StoreError, SweepError
+from dllm_sweep.errors import StoreError, StoreUnavailable, SweepError
 
 
 class StoreActor:
@@ -47,6 +47,8 @@ class StoreProxy:
         def call(*args: Any, **options: Any) -> Any:
             try:
                 value, error = ray.get(self._actor.call.remote(method, args, options))
+            except ray.exceptions.ActorUnavailableError as fault:
+                raise StoreUnavailable("the store's writer process does not answer") from fault
             except ray.exceptions.RayError as fault:
                 raise StoreError(f"the store's writer process is gone: {fault}") from fault
             if error is not None:

@@ -94,9 +94,8 @@ class Workbench:
 
     def _quantize(self, claim: Claim, batch_size: int) -> UnitResult:
         stage = _quantized_stage(claim.trial)
-        known = None if stage is None else self._stages.find(stage)
-        if known is not None:
-            made = Quantized.read(known)
+        made = None if stage is None else self._quantized_before(stage)
+        if made is not None:
             with self._depot.borrow(made.weights) as path:
                 if path is not None:
                     log.info("quantized before: %s", made.weights.path)
@@ -107,6 +106,13 @@ class Workbench:
             self._stages.keep(stage, made.write)
         self._holds = _with_weights(claim.trial, made.weights)
         return self._quantized(claim, made)
+
+    def _quantized_before(self, stage: Stage) -> Quantized | None:
+        known = self._stages.find(stage)
+        try:
+            return None if known is None else Quantized.read(known)
+        except FileNotFoundError:
+            return None  # another worker has just made it again
 
     def _quantize_anew(self, claim: Claim, batch_size: int) -> Quantized:
         trial = claim.trial

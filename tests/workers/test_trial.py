@@ -11,6 +11,7 @@ from dllm_sweep.sharing import quantization_key
 from dllm_sweep.spec import CalibrationSpec, QuantScheme, Unit
 from dllm_sweep.workers import files
 from dllm_sweep.workers.failures import WeightsLost
+from dllm_sweep.workers.stages import StageCache
 from dllm_sweep.workers.trial import Workbench, _code_of
 
 QUANTIZE = Unit(kind="quantize")
@@ -104,6 +105,23 @@ def test_truncated_weights_are_quantized_again_not_shared(options, counted, time
     path.write_bytes(path.read_bytes()[:-1])
     assert Workbench(options).run(counted, QUANTIZE).artifacts == (weights,)
     assert files.is_whole(weights, options.files)
+    assert times() == 2
+
+
+def test_a_record_that_is_replaced_while_it_is_read_is_made_again(
+    options, counted, times, monkeypatch
+):
+    first = Workbench(options).run(counted, QUANTIZE)
+    find = StageCache.find
+
+    def find_and_lose(cache, stage):
+        found = find(cache, stage)
+        if found is not None:
+            found.unlink()
+        return found
+
+    monkeypatch.setattr(StageCache, "find", find_and_lose)
+    assert Workbench(options).run(counted, QUANTIZE).artifacts == first.artifacts
     assert times() == 2
 
 
