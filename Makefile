@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-CODE := dllm_sweep workers kernels db tests examples
+CODE := dllm_sweep workers kernels db tests examples benchmarks
 
 .PHONY: demo test check types install install-dev wheel clean
 

@@ -57,11 +57,6 @@ class NamedFile:
     state: TrialState
     ended_ago_s: float | None
 
-    @property
-    def is_open(self) -> bool:
-        """Whether its trial waits or runs."""
-        return self.state in OPEN
-
 
 @dataclass(frozen=True, kw_only=True)
 class TrialEnd:

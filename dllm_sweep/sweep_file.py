@@ -223,13 +223,6 @@ def parse(text: str, path: Path) -> SweepFile:
     return file
 
 
-def stored_resources(text: str) -> Resources:
-    """The resources that a sweep file's text asks for; the rest of it is not checked again."""
-    data = load(text).data
-    written = data.get("resources") if isinstance(data, dict) else None
-    return Resources.model_validate(written or {})
-
-
 def stored_files(text: str) -> str | None:
     """The folder or URL for files that a sweep file's text names; None if it names none."""
     data = load(text).data

@@ -51,7 +51,7 @@ def test_the_lease_of_a_living_process_is_respected_unless_taken_over(store, liv
     assert take_lease(store, takeover=True).epoch > held.epoch
 
 
-def test_of_two_that_find_the_same_controller_dead_only_one_takes_over(store, living):
+def test_of_two_that_find_the_same_controller_dead_only_one_takes_over(store, living, monkeypatch):
     dead = holder_of(living.pid)
     store.take_lease("sweep", dead, seconds=3600)
     living.kill()
@@ -65,8 +65,8 @@ def test_of_two_that_find_the_same_controller_dead_only_one_takes_over(store, li
             store.take_lease("sweep", other, seconds=3600, dead=dead)
         return alive
 
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(LeaseHeld, match=str(other.pid)):
-        patch.setattr(process, "is_alive", faster)
+    monkeypatch.setattr(process, "is_alive", faster)
+    with pytest.raises(LeaseHeld, match=str(other.pid)):
         take_lease(store)
 
 

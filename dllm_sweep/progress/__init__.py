@@ -24,8 +24,6 @@ __all__ = [
     "display",
 ]
 
-LOG_FORMATS = ("text", "json")
-
 
 def display(
     form: str = "text",
@@ -37,7 +35,7 @@ def display(
     """The display that suits standard output.
 
     Args:
-        form: One of `LOG_FORMATS`.
+        form: `text` or `json`.
         sweep: The sweep's name, which JSON lines and metrics carry.
         metrics_port: Where to serve metrics until the sweep stops; None is nowhere, 0 any port.
         metrics_host: The address that they are served on.
