@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from dllm_sweep import policy
-from dllm_sweep.board import Board, Job, Seat, Todo
+from dllm_sweep.board import Board
 from dllm_sweep.faults import Breakers
+from dllm_sweep.pieces import Job, Seat, Todo
 from dllm_sweep.progress import Display, Subject
 from dllm_sweep.records import Claim, Demand, HostInfo, Lease
 

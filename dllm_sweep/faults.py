@@ -6,7 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from dllm_sweep import policy
-from dllm_sweep.board import Board, Job
+from dllm_sweep.board import Board
+from dllm_sweep.pieces import Job
 from dllm_sweep.progress import Display
 from dllm_sweep.records import HostInfo
 

@@ -6,8 +6,9 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING
 
-from dllm_sweep.board import QUANTIZE, Board, Job, Place, Todo
+from dllm_sweep.board import Board
 from dllm_sweep.costs import Experience, Work
+from dllm_sweep.pieces import QUANTIZE, Job, Place, Todo
 from dllm_sweep.records import Demand, TrialRow, TrialState, UnitStanding
 from dllm_sweep.spec import Unit
 

@@ -8,9 +8,10 @@ from dataclasses import dataclass
 
 from dllm_sweep.costs import Experience
 from dllm_sweep.demands import resources_of
-from dllm_sweep.plan import Plan, Standing
+from dllm_sweep.plan import Plan
 from dllm_sweep.records import Demand, PlannedTrial, TrialRow, UnitStanding
 from dllm_sweep.simulate import Simulation, World, as_stored, forecast
+from dllm_sweep.standings import Standing
 from dllm_sweep.stored import stored_times, stored_trials, stored_units
 from dllm_sweep.workers.virtual_pool import Failures
 

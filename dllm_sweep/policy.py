@@ -13,7 +13,8 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from dllm_sweep.board import QUANTIZE, Board, Job, Lane, Pair, Seat, Todo
+from dllm_sweep.board import Board, Lane
+from dllm_sweep.pieces import QUANTIZE, Job, Pair, Seat, Todo
 from dllm_sweep.records import Demand
 
 _SAME_FAULT_LIMIT = 3

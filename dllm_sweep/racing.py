@@ -19,7 +19,7 @@ from dllm_sweep.records import Score, TrialRow, TrialState
 from dllm_sweep.spec import FULL_PRECISION_METHOD
 
 if TYPE_CHECKING:
-    from dllm_sweep.board import Job
+    from dllm_sweep.pieces import Job
 
 _BASELINE = FULL_PRECISION_METHOD
 

@@ -6,9 +6,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dllm_sweep.errors import InputError
-from dllm_sweep.plan import canonical_scheme, make_plan, standings
+from dllm_sweep.plan import canonical_scheme, make_plan
 from dllm_sweep.records import TrialRow, TrialState
 from dllm_sweep.spec import QuantScheme
+from dllm_sweep.standings import standings
 from dllm_sweep.sweep_file import parse
 
 SCHEMES = ("w4a16-g128", "w3a16-g128", "w2a16-g64", "w8a8", "w4a4", "w4a16-g128-sym")

@@ -4,7 +4,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dllm_sweep import policy
-from dllm_sweep.board import Board, Job, Place, Seat, Todo
+from dllm_sweep.board import Board
+from dllm_sweep.pieces import Job, Place, Seat, Todo
 from dllm_sweep.records import Claim, Demand
 from dllm_sweep.spec import (
     FULL_PRECISION,

@@ -84,8 +84,9 @@ def launch_command(
     Ctrl-C finishes the units in flight, a second Ctrl-C stops at once; `dllm-sweep resume` goes
     on from there.
     """
-    from dllm_sweep.plan import make_plan, standings
+    from dllm_sweep.plan import make_plan
     from dllm_sweep.reports.plans import launch_note
+    from dllm_sweep.standings import standings
     from dllm_sweep.stored import preferred, stored_trials
     from dllm_sweep.sweep_file import read
 

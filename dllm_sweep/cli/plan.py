@@ -12,7 +12,8 @@ from dllm_sweep.cli.options import file_argument, format_option, store_option
 
 if TYPE_CHECKING:
     from dllm_sweep.outlook import Offer
-    from dllm_sweep.plan import Plan, Standing
+    from dllm_sweep.plan import Plan
+    from dllm_sweep.standings import Standing
 
 
 @click.command("plan")
@@ -56,9 +57,10 @@ def plan_command(
     """
     if gpus is None and (price, mtbf, runs) != (None, None, 1):
         raise click.UsageError("--price, --mtbf and --runs say how to simulate: add --gpus")
-    from dllm_sweep.plan import make_plan, standings
+    from dllm_sweep.plan import make_plan
     from dllm_sweep.reports.listing import show
     from dllm_sweep.reports.plans import listing_of, summary_of
+    from dllm_sweep.standings import standings
     from dllm_sweep.stored import preferred, stored_trials
     from dllm_sweep.sweep_file import read
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from dllm_sweep.plan import Plan, Standing
+from dllm_sweep.plan import Plan
 from dllm_sweep.records import TrialRow, TrialState
 from dllm_sweep.reports.listing import Listing
+from dllm_sweep.standings import Standing
 
 _SHORT_KEY = 8
 

@@ -178,8 +178,8 @@ def test_launching_a_changed_file_mentions_what_an_older_one_left(folder):
     run("retry", "--failed", "--no-run")
     text = (folder / "sweep.yaml").read_text()
     (folder / "sweep.yaml").write_text(text.replace("{", '{"limit": 1, ', 1))
-    from dllm_sweep.plan import standings
     from dllm_sweep.reports.plans import launch_note
+    from dllm_sweep.standings import standings
     from dllm_sweep.stored import stored_trials
 
     plan = make_plan(read("sweep.yaml"))
