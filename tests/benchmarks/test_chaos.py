@@ -3,6 +3,7 @@
 import contextlib
 import io
 import random
+import shutil
 import sqlite3
 import uuid
 from collections import Counter
@@ -17,15 +18,16 @@ SWEEP = "round-0"
 HERE = HostInfo(host="here", pid=1, device="cpu")
 
 
-@pytest.fixture
-def quiet(tmp_path):
-    """A round that one quiet process did: its database, folder and plan."""
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """A folder with a round that one quiet process did, its plan, and what must come of it."""
     from chaos_kit.bench import ChaosBench
     from chaos_kit.site import SqliteDatabase
-    from chaos_kit.sweeps import SOURCE, planned
+    from chaos_kit.sweeps import SOURCE, planned, undisturbed
 
-    database = SqliteDatabase(tmp_path)
-    files = tmp_path / "files"
+    folder = tmp_path_factory.mktemp("quiet")
+    database = SqliteDatabase(folder)
+    files = folder / "files"
     (files / "begun").mkdir(parents=True)
     trials = planned(1, 3, 1)
     store = database.store()
@@ -39,15 +41,23 @@ def quiet(tmp_path):
                 result = bench.run(claim, unit)
             store.commit_unit(claim, result)
     store.close()
-    return database, files, trials
+    return folder, trials, undisturbed(SWEEP, trials)
+
+
+@pytest.fixture
+def quiet(done, tmp_path):
+    """A copy of it to change: its database, folder for files, plan and expected results."""
+    from chaos_kit.site import SqliteDatabase
+
+    folder, trials, expected = done
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return SqliteDatabase(tmp_path), tmp_path / "files", trials, expected
 
 
 def account_of(quiet, moments=(), harmed=frozenset()):
     from chaos_kit.ledger import account
-    from chaos_kit.sweeps import undisturbed
 
-    database, files, trials = quiet
-    expected = undisturbed(SWEEP, trials)
+    database, files, trials, expected = quiet
     return account(database, files, SWEEP, trials, expected, moments, harmed)
 
 
