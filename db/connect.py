@@ -20,7 +20,7 @@ from dllm_sweep.db.engines import (
 )
 from dllm_sweep.db.store import SqlStore
 from dllm_sweep.db.transitions import DEFAULT_POLICY, RetryPolicy
-from dllm_sweep.errors import SchemaOutOfDate, StoreError
+from dllm_sweep.errors import SchemaOutOfDate, StoreEmpty, StoreError
 
 if TYPE_CHECKING:
     from alembic.config import Config
@@ -79,7 +79,8 @@ def _make_ready(engines: Engines, name: str, create: bool) -> None:
     revision, empty = _look(engines)
     if revision is None:
         _require(empty, f"{name}: not a store: the database holds other tables")
-        _require(create, f"{name}: the database is empty; `dllm-sweep launch` fills it")
+        if not create:
+            raise StoreEmpty(f"{name}: the database is empty; `dllm-sweep launch` fills it")
         _migrate(engines.url)
     elif revision != head():
         raise SchemaOutOfDate(f"{name}: {_out_of_date(name, revision)}")
@@ -174,7 +175,9 @@ def _look(engines: Engines) -> tuple[str | None, bool]:
         tables = sa.inspect(connection).get_table_names()
         if "alembic_version" not in tables:
             return None, not tables
-        version = sa.select(sa.column("version_num")).select_from(sa.table("alembic_version"))
+        version: sa.Select[tuple[str]] = sa.select(
+            sa.column("version_num", sa.String()),
+        ).select_from(sa.table("alembic_version"))
         return connection.scalar(version), False
 
 

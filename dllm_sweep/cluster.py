@@ -34,6 +34,20 @@ def is_client(address: str) -> bool:
     return address.startswith(_CLIENT)
 
 
+def refuse_file_from_outside(url: str, address: str) -> None:
+    """Refuse a SQLite store where its machine stays outside of the cluster.
+
+    Raises:
+        ClusterError: It says what to do instead.
+    """
+    if is_client(address) and url.startswith("sqlite"):
+        raise ClusterError(
+            f"a SQLite store is a file of this machine, which {address!r} leaves outside of the"
+            " cluster: use a Postgres store, or --detach, which keeps the file on the cluster's"
+            " head"
+        )
+
+
 @contextlib.contextmanager
 def connected(
     address: str,

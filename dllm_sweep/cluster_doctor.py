@@ -25,22 +25,26 @@ def examine(address: str, store: str | None) -> tuple[Finding, ...]:
 
     url = resolve_store(store)
     try:
-        preflight.refuse_file_from_outside(url, address)
+        cluster.refuse_file_from_outside(url, address)
         with cluster.connected(address):
-            return tuple(_look(None if url.startswith("sqlite") else url))
+            return tuple(_look(address, None if url.startswith("sqlite") else url))
     except ClusterError as error:
         return (Finding("cluster", "broken", address, str(error)),)
 
 
-def _look(server: str | None) -> Iterator[Finding]:
+def _look(address: str, server: str | None) -> Iterator[Finding]:
     from dllm_sweep.workers import autoscaling, capacity
 
-    found = preflight.reports(server)
+    sent: list[str] = []
+    found = preflight.reports_with_code(address, server, sent.append)
     yield _machines(capacity.machines(autoscaling.startable()))
     yield _judged("versions", _versions(found), lambda: preflight.check_versions(found))
-    yield _code(found)
+    if sent:
+        yield Finding("code there", "note", "none or another one", "nothing: a launch sends ours")
+    else:
+        yield Finding("code there", "ok", "this dllm-sweep")
     if server is not None:
-        text = f"reached from {len(found)} machines"
+        text = f"tried from {len(found)} machines"
         yield _judged("store there", text, lambda: preflight.check_store(found))
 
 
@@ -62,14 +66,6 @@ def _kind(machine: Machine) -> str:
 
 def _versions(found: Sequence[Report]) -> str:
     return ", ".join(f"{name} {version or 'missing'}" for name, version in found[0].versions)
-
-
-def _code(found: Sequence[Report]) -> Finding:
-    if preflight.code_is_there(found):
-        return Finding("code there", "ok", "this dllm-sweep")
-    other = [report.machine for report in found if report.code]
-    text = f"another dllm-sweep on {other[0]}" if other else "no dllm-sweep"
-    return Finding("code there", "note", text, "nothing: a launch sends this one along")
 
 
 def _judged(part: str, found: str, check: Callable[[], None]) -> Finding:

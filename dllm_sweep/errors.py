@@ -98,6 +98,10 @@ class StoreUnavailable(StoreError):
     """The store does not answer now, but may do so soon: nothing was written, ask again."""
 
 
+class StoreEmpty(StoreError):
+    """There is a database, and no store in it yet."""
+
+
 class SchemaOutOfDate(StoreError):
     """The store's tables are of another version than this program's."""
 

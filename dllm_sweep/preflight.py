@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -68,6 +68,30 @@ def reports(store_url: str | None = None) -> tuple[Report, ...]:
     return tuple(found.values())
 
 
+def reports_with_code(
+    address: str, store_url: str | None, tell: Callable[[str], None]
+) -> tuple[Report, ...]:
+    """Ask every machine for a report, and send this program's code along if one lacks it.
+
+    Args:
+        address: The cluster that this process has joined.
+        store_url: The database server that each is to try; None asks for no try.
+        tell: Told that code is sent.
+
+    Raises:
+        ClusterError: If a machine does not answer, or does not run the code.
+    """
+    found = reports(store_url)
+    if code_is_there(found):
+        return found
+    tell("the cluster's machines lack this version of dllm-sweep: sending it")
+    cluster.ship_code(address)
+    found = reports(store_url)
+    if not code_is_there(found):
+        raise ClusterError("the machines do not run the code that was sent to them")
+    return found
+
+
 def _answers(asked: Mapping[str, tuple[dict[str, Any], Any]]) -> dict[str, Report]:
     """The reports of machines that have answered within a moment."""
     import ray
@@ -89,20 +113,6 @@ def _alive() -> dict[str, dict[str, Any]]:
     import ray
 
     return {node["NodeID"]: node for node in ray.nodes() if node["Alive"]}
-
-
-def refuse_file_from_outside(url: str, address: str) -> None:
-    """Refuse a SQLite store where its machine stays outside of the cluster.
-
-    Raises:
-        ClusterError: It says what to do instead.
-    """
-    if cluster.is_client(address) and url.startswith("sqlite"):
-        raise ClusterError(
-            f"a SQLite store is a file of this machine, which {address!r} leaves outside of the"
-            " cluster: use a Postgres store, or --detach, which keeps the file on the cluster's"
-            " head"
-        )
 
 
 def check_versions(found: Sequence[Report]) -> None:

@@ -104,7 +104,7 @@ def run_sweep(store_url: str, sweep: str, options: RunOptions) -> RunSummary:
     """
     from dllm_sweep.db.connect import open_store
 
-    preflight.refuse_file_from_outside(store_url, options.address)
+    cluster.refuse_file_from_outside(store_url, options.address)
     store = open_store(store_url)
     shown = display(
         options.log_format,
@@ -228,14 +228,8 @@ def _look_at_machines(run: _Run) -> None:
     if run.options.address == cluster.LOCAL:
         return
     server = None if run.url.startswith("sqlite") else run.url
-    found = preflight.reports(server)
+    found = preflight.reports_with_code(run.options.address, server, run.shown.note)
     preflight.check_versions(found)
-    if not preflight.code_is_there(found):
-        run.shown.note("the cluster's machines lack this version of dllm-sweep: sending it")
-        cluster.ship_code(run.options.address)
-        found = preflight.reports(server)
-        if not preflight.code_is_there(found):
-            raise ClusterError("the machines do not run the code that was sent to them")
     preflight.check_store(found)
 
 

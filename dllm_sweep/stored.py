@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from dllm_sweep.errors import UnknownName
+from dllm_sweep.errors import StoreEmpty, UnknownName
 from dllm_sweep.records import TrialRow, UnitStanding, UnitTime
 
 if TYPE_CHECKING:
@@ -100,7 +100,10 @@ def _look(url: str | None, question: Callable[[SqlStore], tuple[T, ...]]) -> tup
     address = resolve_store(url)
     if store_is_new(address):
         return ()
-    store = open_store(address, create=False)
+    try:
+        store = open_store(address, create=False)
+    except StoreEmpty:
+        return ()
     try:
         return question(store)
     except UnknownName:
