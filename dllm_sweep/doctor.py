@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from dllm_sweep.errors import SweepError
+from dllm_sweep.errors import StoreEmpty, SweepError
 
 _WORKER_HINT = 'pip install "dllm-sweep[worker]"'
 _NEEDED_GIB = 2.0
@@ -130,7 +130,10 @@ def _store(store: str | None) -> Finding:
             return Finding("store", "broken", name, f"{folder} is not a folder you can write to")
         refuse_network(folder)
         return Finding("store", "note", f"{name}: none yet", "`dllm-sweep launch` makes it")
-    opened = open_store(address, create=False)
+    try:
+        opened = open_store(address, create=False)
+    except StoreEmpty:
+        return Finding("store", "note", f"{name}: empty", "`dllm-sweep launch` fills it")
     try:
         sweeps = len(opened.progress().rows)
     finally:

@@ -75,11 +75,8 @@ def reports_with_code(
 
     Args:
         address: The cluster that this process has joined.
-        store_url: The database server that each is to try; None asks for no try.
+        store_url: As for `reports`, which says what is raised, too.
         tell: Told that code is sent.
-
-    Raises:
-        ClusterError: If a machine does not answer, or does not run the code.
     """
     found = reports(store_url)
     if code_is_there(found):
@@ -196,18 +193,17 @@ def check_demands(demands: Mapping[str, Demand], machines: Sequence[Machine]) ->
 
 
 def _to_come(labels: Sequence[str], demand: Demand, *, sure: bool) -> str:
-    text = (
-        f"{_some(labels)} wait for a machine with {words(demand)}: none is up, the cluster's"
-        " autoscaler is asked for it"
-    )
     unsure = "; it does not tell whether it can ever add one, so look at `ray status` if this lasts"
-    return text if sure else text + unsure
+    return (
+        f"{_some(labels)} wait for a machine with {words(demand)}: none is up, the cluster's"
+        f" autoscaler is asked for it{'' if sure else unsure}"
+    )
 
 
 def waiting(demand: Demand, count: int, seconds: float) -> str:
     """What to tell of workers that no machine has room for."""
     return (
-        f"{count} workers with {words(demand)} have been waiting for a machine for {seconds:.0f} s:"
+        f"{count} workers with {words(demand)} have found no machine for {seconds:.0f} s:"
         " `ray status` says what the cluster's autoscaler does; Ctrl-C stops"
     )
 
@@ -255,6 +251,7 @@ def _ask(node_id: str, store_url: str | None) -> Any:
         try:
             from dllm_sweep import shipping
             from dllm_sweep.db.connect import open_store
+            from dllm_sweep.errors import StoreEmpty
 
             code = shipping.digest()
         except (ImportError, AttributeError):
@@ -263,6 +260,8 @@ def _ask(node_id: str, store_url: str | None) -> Any:
         if store_url is not None:
             try:
                 open_store(store_url, create=False).close()
+            except StoreEmpty:
+                problem = ""
             except Exception as error:
                 problem = str(error)
         return versions, code, problem

@@ -278,7 +278,7 @@ def _pool(run: _Run, link: StoreLink, outfit: Outfit, kinds: Sequence[Machine]) 
             kept=shared_weights(run.store.reading(specs.unfinished)),
         ),
         on_node=shelves.serve if shelves else lambda _: None,
-        on_waiting=lambda *seen: run.shown.note(preflight.waiting(*seen)),
+        on_waiting=lambda *seen: run.shown.note(preflight.waiting(*seen)) if on_cluster else None,
         files_of=lambda trial: tuple(map(read, shipping.paths_of(trial))) if on_cluster else (),
         limit=options.actors,
         idle_s=options.idle_s,

@@ -20,7 +20,7 @@ class PlainDisplay(Quiet):
     def start(self, *, units: int, done: int, workers: int) -> None:
         """Say how much there is to do."""
         self._units, self._done = units, done
-        self.note(f"{units - done} of {units} units to do on {workers} workers")
+        self.note(f"{units - done} of {units} units to do, at first on {workers} workers")
 
     def worker_joined(self, worker: int, host: HostInfo) -> None:
         """Print one line."""

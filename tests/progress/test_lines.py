@@ -64,7 +64,7 @@ def test_plain_lines_leave_out_what_nobody_reads(tell):
     tell(PlainDisplay(out))
     texts = [line.partition("s] ")[2] for line in out.getvalue().splitlines()]
     assert texts == [
-        "5 of 9 units to do on 2 workers",
+        "5 of 9 units to do, at first on 2 workers",
         "worker 7 is up on node-7 (H100)",
         "worker 12 is up on node-12 (H100)",
         '5/9 toy gptq "w4": quantize done in 12.5 s',
