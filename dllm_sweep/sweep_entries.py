@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,6 +18,7 @@ from pydantic import (
 
 from dllm_sweep import catalog
 from dllm_sweep.errors import InputError
+from dllm_sweep.sizes import size_in_bytes
 from dllm_sweep.spec import CalibrationSpec, DecodingSpec, ModelRef, OutlierSpec, TaskSpec
 from dllm_sweep.sweep_problems import Finding, refuse, refusing
 
@@ -58,24 +58,6 @@ class Resources(Entry):
         mine, theirs = self.model_dump(), other.model_dump()
         both = theirs | {key: value for key, value in mine.items() if value is not None}
         return Resources(**both | {"labels": theirs["labels"] | mine["labels"]})
-
-
-_SIZE = re.compile(r"(\d+(?:\.\d+)?) *([KMGT]?)(i?)B?", re.IGNORECASE)
-
-
-def size_in_bytes(value: str | int | None) -> int | None:
-    """Read a size, such as `16GiB`; a number is bytes.
-
-    Raises:
-        InputError: If the text has another form, or the size is nothing.
-    """
-    if value is None or isinstance(value, int):
-        return value
-    match = _SIZE.fullmatch(value.strip())
-    if match is None or float(match[1]) == 0:
-        raise InputError(f"{value!r} is not a size; write a number with a unit, such as 16GiB")
-    base = 1024 if match[3] else 1000
-    return int(float(match[1]) * base ** " KMGT".index(match[2].upper() or " "))
 
 
 def _folder(info: ValidationInfo) -> Path:

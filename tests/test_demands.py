@@ -4,7 +4,8 @@ import pytest
 
 from dllm_sweep.demands import resources_of
 from dllm_sweep.errors import InputError
-from dllm_sweep.sweep_entries import Resources, size_in_bytes
+from dllm_sweep.sizes import size_in_bytes
+from dllm_sweep.sweep_entries import Resources
 
 TEXT = """
 models:

@@ -55,6 +55,7 @@ LAYERS = {
     "catalog": 2,
     "costs": 2,
     "sharing": 2,
+    "sizes": 1,
     "sweep_problems": 1,
     "yaml_places": 1,
     "stored": 1,
