@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy.engine import URL
 
@@ -73,8 +74,15 @@ def _copy_sqlite(url: URL, part: Path) -> None:
 
 
 def _dump_postgres(url: URL, part: Path) -> None:
-    program = _pg_dump()
-    command = [program, "--format=custom", "--no-password", "--file", part, "--dbname", _dsn(url)]
+    command = [
+        str(_pg_dump()),
+        "--format=custom",
+        "--no-password",
+        "--file",
+        str(part),
+        "--dbname",
+        _dsn(url),
+    ]
     secret = {} if url.password is None else {"PGPASSWORD": str(url.password)}
     done = subprocess.run(
         command, env={**os.environ, **secret}, capture_output=True, text=True, check=False
@@ -88,9 +96,15 @@ def _dsn(url: URL) -> str:
     """The address as libpq reads it, without the password: everybody may see a command line."""
     from psycopg.conninfo import make_conninfo
 
-    parts = {"host": url.host, "port": url.port, "user": url.username, "dbname": url.database}
+    parts: dict[str, Any] = {
+        "host": url.host,
+        "port": url.port,
+        "user": url.username,
+        "dbname": url.database,
+    }
     options = {key: value for key, value in url.query.items() if "password" not in key}
-    return make_conninfo(**{k: v for k, v in {**parts, **options}.items() if v is not None})
+    known = {key: value for key, value in {**parts, **options}.items() if value is not None}
+    return make_conninfo("", **known)
 
 
 def _pg_dump() -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
@@ -15,6 +17,11 @@ _OPEN = (TrialState.PENDING, TrialState.RUNNING)
 
 _CURRENT = (UnitRow.trial_id == Trial.id) & (UnitRow.generation == Trial.generation)
 """Units of the weights that a trial's results are measured on."""
+
+
+NEWEST_TIMES = 20
+"""Of units alike, so many tell how long the next one takes; a great store has many thousands."""
+_TIME_COLUMNS = frozenset(field.name for field in dataclasses.fields(UnitTime))
 
 
 def trials(connection: Connection, sweep_id: int, policy: RetryPolicy) -> tuple[TrialRow, ...]:
@@ -86,24 +93,32 @@ def units(connection: Connection, sweep_id: int) -> tuple[UnitStanding, ...]:
 
 
 def unit_times(connection: Connection) -> tuple[UnitTime, ...]:
-    """How long the committed units of all sweeps took, oldest first; copies do not count."""
+    """How long the newest committed units of each kind took, oldest first; copies do not count."""
     unit = UnitRow.__table__.c
-    query = (
+    alike = (Trial.model, Trial.method, Trial.scheme, unit.kind, unit.task, unit.device)
+    newest_first = unit.done_s.desc(), unit.trial_id.desc(), unit.position.desc()
+    age = sa.func.row_number().over(partition_by=alike, order_by=newest_first)
+    ranked = (
         sa.select(
-            Trial.model,
-            Trial.method,
-            Trial.scheme,
-            unit.kind,
-            unit.task,
-            unit.device,
+            *alike,
             unit.estimated_s,
             unit.wall_s,
+            unit.done_s,
+            unit.trial_id,
+            unit.position,
+            age.label("age"),
         )
         .join(Trial, Trial.id == unit.trial_id)
         .where(unit.state == "DONE", Trial.reused_from.is_(None))
-        .order_by(unit.done_s, unit.trial_id, unit.position)
+        .subquery()
     )
-    return tuple(UnitTime(**row._mapping) for row in connection.execute(query))
+    row = ranked.c
+    query = (
+        sa.select(*[column for column in row if column.name in _TIME_COLUMNS])
+        .where(row.age <= NEWEST_TIMES)
+        .order_by(row.done_s, row.trial_id, row.position)
+    )
+    return tuple(UnitTime(**found._mapping) for found in connection.execute(query))
 
 
 def scores(connection: Connection, sweep_id: int) -> tuple[Score, ...]:

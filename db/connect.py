@@ -175,7 +175,7 @@ def _look(engines: Engines) -> tuple[str | None, bool]:
         tables = sa.inspect(connection).get_table_names()
         if "alembic_version" not in tables:
             return None, not tables
-        version: sa.Select[tuple[str]] = sa.select(
+        version: sa.Select[str] = sa.select(
             sa.column("version_num", sa.String()),
         ).select_from(sa.table("alembic_version"))
         return connection.scalar(version), False

@@ -17,6 +17,7 @@ from dllm_sweep.db.transitions import (
     Standing,
     after,
     after_loss,
+    loss_text,
     reason_text,
     sources,
 )
@@ -51,9 +52,8 @@ def lose(
     _put_failure(connection, owned, failure, worker=worker)
     if standing.state is TrialState.RUNNING:
         this = Trial.id == owned.trial_id
-        goes_on = f"{reason_text(failure)}; the attempt goes on with its other workers"
-        going = TrialState.RUNNING
-        move(connection, this, going, going, Actor.OWNER, goes_on, losses=standing.losses)
+        going, reason = TrialState.RUNNING, loss_text(failure)
+        move(connection, this, going, going, Actor.OWNER, reason, losses=standing.losses)
     else:
         _close(connection, owned, failure, standing)
     return standing.state

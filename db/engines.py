@@ -145,7 +145,7 @@ def migration_connection(url: URL) -> Iterator[Connection]:
 
 
 _WRITING = {"statement_timeout": 60_000, "lock_timeout": 10_000}
-_READING = {
+_READING: dict[str, int | str] = {
     "statement_timeout": 300_000,
     "lock_timeout": 10_000,
     # Compiling the leaderboard's query takes Postgres five times as long as running it.

@@ -53,7 +53,7 @@ class Store(Protocol):
         """All units of a sweep's PENDING and RUNNING trials, in the order in which they run."""
 
     def unit_times(self) -> tuple[UnitTime, ...]:
-        """How long the committed units of all sweeps took, oldest first."""
+        """How long the newest committed units of each kind took in all sweeps, oldest first."""
 
     def scores(self, sweep_id: int) -> tuple[Score, ...]:
         """The primary scores of all tasks that are wholly committed."""
@@ -104,8 +104,13 @@ class Store(Protocol):
             Fenced: If somebody else owns the trial now: the worker stops at once.
         """
 
-    def commit_unit(self, claim: Claim, result: UnitResult) -> TrialState:
+    def commit_unit(
+        self, claim: Claim, result: UnitResult, *, worker: str = "", log: str = "", number: int = 0
+    ) -> TrialState:
         """Make a unit's result durable and visible, once; the trial SUCCEEDS with its last unit.
+
+        `log` is what the worker printed since its last beat, kept in the same transaction; it is
+        numbered as in `beat`.
 
         Several workers may hold one claim, each at a unit of its own; the first commit of a unit
         stands. The scores of a task that is cut into shards are merged by the commit of its last

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dllm_sweep.db import memory_board
 from dllm_sweep.db.claims import refuse_illegal_retry
 from dllm_sweep.db.endings import refuse_pruning
-from dllm_sweep.db.memory_rows import MemorySweep, put
+from dllm_sweep.db.memory_rows import MemorySweep, MemoryTrial, put
 from dllm_sweep.db.memory_state import MemoryState
 from dllm_sweep.db.planning import planned_units
 from dllm_sweep.db.transitions import (
@@ -18,7 +18,7 @@ from dllm_sweep.db.transitions import (
     Standing,
     after,
     after_loss,
-    reason_text,
+    loss_text,
     sources,
     waits_s,
 )
@@ -91,8 +91,9 @@ class MemoryStore(MemoryState):
             return memory_board.units(self._ordered(sweep_id))
 
     def unit_times(self) -> tuple[UnitTime, ...]:
-        """How long the committed units of all sweeps took, oldest first."""
-        return tuple(self._times)
+        """How long the newest committed units of each kind took in all sweeps, oldest first."""
+        with self._lock:
+            return memory_board.newest(self._times)
 
     def scores(self, sweep_id: int) -> tuple[Score, ...]:
         """The primary scores of all tasks that are wholly committed."""
@@ -161,7 +162,9 @@ class MemoryStore(MemoryState):
             trial.attempt, trial.claim_id = trial.attempt + 1, claim_id
             return self._claim_of(trial)
 
-    def commit_unit(self, claim: Claim, result: UnitResult) -> TrialState:
+    def commit_unit(
+        self, claim: Claim, result: UnitResult, *, worker: str = "", log: str = "", number: int = 0
+    ) -> TrialState:
         """Make a unit's result durable and visible, once; the trial SUCCEEDS with its last unit."""
         with self._lock:
             trial = self._owned(claim)
@@ -175,6 +178,7 @@ class MemoryStore(MemoryState):
             kept = None if repeated else put(trial, claim, result)
             if kept is not None:
                 self._times.append(memory_board.unit_time(trial, kept))
+            self._keep_log(trial, claim, worker, log, number)
             if len(trial.done) == len(trial.units):
                 self._end(trial, TrialState.SUCCEEDED, Actor.OWNER, EndReason.OK, "")
             return trial.state
@@ -184,17 +188,23 @@ class MemoryStore(MemoryState):
         with self._lock:
             trial = self._owned(claim)
             self._fence(trial, claim)
-            if log:
-                self._chunks += 1
-                chunk = LogChunk(
-                    id=self._chunks,
-                    trial_id=trial.id,
-                    attempt=claim.attempt,
-                    worker=worker,
-                    at_s=self._clock(),
-                    text=log,
-                )
-                trial.log.add(chunk, number)
+            self._keep_log(trial, claim, worker, log, number)
+
+    def _keep_log(
+        self, trial: MemoryTrial, claim: Claim, worker: str, log: str, number: int
+    ) -> None:
+        if not log:
+            return
+        self._chunks += 1
+        chunk = LogChunk(
+            id=self._chunks,
+            trial_id=trial.id,
+            attempt=claim.attempt,
+            worker=worker,
+            at_s=self._clock(),
+            text=log,
+        )
+        trial.log.add(chunk, number)
 
     def end_attempt(
         self, claim: Claim, failure: Failure, *, log_path: str | None = None
@@ -223,7 +233,7 @@ class MemoryStore(MemoryState):
             standing = after_loss(failure.reason, trial.standing, self._policy)
             trial.lost.add((claim.attempt, worker))
             if standing.state is TrialState.RUNNING:
-                self._move(trial, standing.state, Actor.OWNER, reason_text(failure))
+                self._move(trial, standing.state, Actor.OWNER, loss_text(failure))
                 trial.standing = standing
             else:
                 self._close(trial, failure, standing)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Sequence
 
+from dllm_sweep.db.board import NEWEST_TIMES
 from dllm_sweep.db.memory_rows import MemoryTrial
 from dllm_sweep.db.result_rows import finite
 from dllm_sweep.db.transitions import RetryPolicy, waits_s
@@ -57,6 +59,18 @@ def unit_time(trial: MemoryTrial, result: UnitResult) -> UnitTime:
         estimated_s=trial.units[unit.key][1],
         wall_s=result.wall_s,
     )
+
+
+def newest(times: Sequence[UnitTime]) -> tuple[UnitTime, ...]:
+    """The newest times of units alike; `times` and the answer are oldest first."""
+    seen: Counter[tuple[str, ...]] = Counter()
+    found: list[UnitTime] = []
+    for time in reversed(times):
+        alike = (time.model, time.method, time.scheme, time.kind, time.task, time.device)
+        seen[alike] += 1
+        if seen[alike] <= NEWEST_TIMES:
+            found.append(time)
+    return tuple(reversed(found))
 
 
 def scores(trials: Iterable[MemoryTrial]) -> tuple[Score, ...]:

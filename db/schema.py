@@ -6,7 +6,6 @@ The tables are private: what people query are the views of `views.py`.
 from __future__ import annotations
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapped, mapped_column
 
 from dllm_sweep.db.schema_base import (
     UNIT_STATES,
@@ -17,8 +16,10 @@ from dllm_sweep.db.schema_base import (
     Json,
     Key64,
     Long,
+    Mapped,
     Real,
     Seconds,
+    mapped_column,
     one_of,
     to,
     to_row,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sqlalchemy as sa
-from sqlalchemy.orm import Mapped, mapped_column
 
 from dllm_sweep.db.schema_base import (
     VALUE_FLAGS,
@@ -12,17 +11,19 @@ from dllm_sweep.db.schema_base import (
     Id,
     Key64,
     Long,
+    Mapped,
     Real,
     Seconds,
+    mapped_column,
     one_of,
     to_unit,
 )
 
 
 class _OfUnit:
-    trial_id: Mapped[int] = mapped_column(Id, primary_key=True, sort_order=-3)
-    generation: Mapped[int] = mapped_column(primary_key=True, autoincrement=False, sort_order=-2)
-    unit_key: Mapped[str] = mapped_column(sa.Text(), primary_key=True, sort_order=-1)
+    trial_id: Mapped[int] = mapped_column(Id, primary_key=True)
+    generation: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    unit_key: Mapped[str] = mapped_column(sa.Text(), primary_key=True)
 
 
 class MetricRow(_OfUnit, Base):

@@ -81,7 +81,7 @@ class SqlStore:
         return self._read(lambda connection: board.units(connection, sweep_id))
 
     def unit_times(self) -> tuple[UnitTime, ...]:
-        """How long the committed units of all sweeps took, oldest first."""
+        """How long the newest committed units of each kind took in all sweeps, oldest first."""
         return self._read(board.unit_times)
 
     def scores(self, sweep_id: int) -> tuple[Score, ...]:
@@ -154,16 +154,25 @@ class SqlStore:
             claim, lambda connection: logbook.append(connection, claim, worker, log, number)
         )
 
-    def commit_unit(self, claim: Claim, result: UnitResult) -> TrialState:
+    def commit_unit(
+        self, claim: Claim, result: UnitResult, *, worker: str = "", log: str = "", number: int = 0
+    ) -> TrialState:
         """Make a unit's result durable and visible, once; the trial SUCCEEDS with its last unit.
+
+        `log` is what `worker` printed since its last beat.
 
         Raises:
             Fenced: If somebody else owns the trial now; nothing is written.
             StoreError: If the unit is not the trial's, or comes before `quantize`.
         """
+
+        def write(connection: Connection) -> TrialState:
+            logbook.append(connection, claim, worker, log, number)
+            return results.commit(connection, claim, result)
+
         return self._write.guarded(
             claim,
-            lambda connection: results.commit(connection, claim, result),
+            write,
             settled=lambda connection: results.committed_before(connection, claim, result),
         )
 

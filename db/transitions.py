@@ -214,6 +214,11 @@ def reason_text(failure: Failure) -> str:
     return f"{failure.reason}: {failure.error_type}: {first} (in unit {failure.unit})"
 
 
+def loss_text(failure: Failure) -> str:
+    """One line that says that an attempt has lost one of its workers, for the trial's row."""
+    return f"{reason_text(failure)}; the attempt goes on with its other workers"
+
+
 def _charge_failure(now: Standing, policy: RetryPolicy) -> Standing:
     failures = now.failures + 1
     if failures > policy.max_failures:

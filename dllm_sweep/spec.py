@@ -349,9 +349,14 @@ def _build(kind: Any, value: JsonValue) -> Any:
         item, *_ = get_args(kind)
         return tuple(_build(item, part) for part in value)
     if isinstance(kind, type) and dataclasses.is_dataclass(kind):
-        hints = get_type_hints(kind)
+        hints = _hints(kind)
         return kind(**{name: _build(hints[name], part) for name, part in value.items()})
     return _frozen(value)
+
+
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
 
 
 def _frozen(value: JsonValue) -> Any:

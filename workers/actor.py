@@ -142,8 +142,9 @@ class TrialActor:
 
     def _commit(self, claim: Claim, result: UnitResult) -> TrialState:
         log.info("%s took %.1f s", result.unit.key, result.wall_s)
-        self._beat.last(claim)
-        state = self._store.commit_unit(claim, result)
+        # The log travels with the result: a beat of its own would cost as much as the commit.
+        state = self._store.commit_unit(claim, result, **self._beat.piece())
+        self._beat.arrived()
         if state is TrialState.SUCCEEDED:
             self._bench.discard_weights(claim)
         return state

@@ -9,6 +9,7 @@ import os
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 from dllm_sweep.db.interface import Store
 from dllm_sweep.errors import Fenced, StoreError
@@ -55,6 +56,18 @@ class Beat:
         """Beat no more; returns when no beat is in flight."""
         with self._lock:
             self._claim = None
+
+    def piece(self) -> dict[str, Any]:
+        """Beat no more; what was printed and not handed over yet, for the commit to take along."""
+        _flush()
+        with self._lock:
+            self._claim = None
+            number, text = self._output.piece()
+        return {"worker": self._worker, "log": text, "number": number}
+
+    def arrived(self) -> None:
+        """Note that the piece is in the store."""
+        self._output.arrived()
 
     def last(self, claim: Claim) -> None:
         """Beat once more for a claim, to hand over what was printed, and then no more.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
+from dllm_sweep.db.board import NEWEST_TIMES
 from dllm_sweep.records import Score, TrialState, UnitStanding, UnitTime
 from dllm_sweep.spec import Unit
 
@@ -55,6 +58,16 @@ def test_times_are_those_of_committed_units_oldest_first(store, sweep, lease, bu
         estimated_s=10.0,
         wall_s=3.0,
     )
+
+
+def test_only_the_newest_times_of_units_alike_are_told(store, build):
+    specs = [build.spec("rtn", seed=seed) for seed in range(NEWEST_TIMES + 2)]
+    planned = store.plan_sweep("long", "", build.planned(*specs))
+    lease = store.take_lease("long", build.holder, seconds=600)
+    for trial in store.trials(planned.id):
+        build.run(store, lease, trial)
+    found = Counter((time.kind, time.task) for time in store.unit_times())
+    assert set(found.values()) == {NEWEST_TIMES}
 
 
 def test_scores_are_the_primary_ones_of_the_current_weights(store, sweep, lease, build):
