@@ -149,10 +149,11 @@ class RayPool:
         """Take note of a call that ended; a unit's end is told."""
         if member.id not in self._members:
             return None
-        if ref is member.ping:
+        # From outside of the cluster, Ray's client hands back other objects that are equal.
+        if ref == member.ping:
             self._answered(member)
             return None
-        if ref is member.starting:
+        if ref == member.starting:
             self._came_up(member)
             return None
         member.flight, member.since_s = None, self._clock()
