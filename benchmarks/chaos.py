@@ -38,6 +38,8 @@ def main() -> int:
             campaign.run(cards, time.monotonic() + 60 * given.minutes)
         except Stuck as stuck:
             campaign.report.totals.wrong.append(str(stuck))
+        except KeyboardInterrupt:
+            _say("stopped: this is the account of the rounds that were finished")
         finally:
             campaign.close()
             cluster.close()
