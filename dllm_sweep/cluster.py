@@ -125,7 +125,7 @@ def _join(address: str, runtime_env: Mapping[str, Any]) -> None:
         options["runtime_env"] = dict(runtime_env)
     try:
         ray.init(address=address, **options)
-    except (ray.exceptions.RayError, ConnectionError, RuntimeError, ValueError, OSError) as error:
+    except Exception as error:  # Ray raises bare ones, too, as when a machine is too busy to start
         raise ClusterError(f"Ray at {address!r} cannot be reached: {_advice(error)}") from error
 
 
@@ -202,6 +202,8 @@ def _advice(error: BaseException) -> str:
             f"{text[:200]}; this machine is no part of the cluster: use ray://HEAD:10001, or"
             " --detach"
         )
+    if "timed out during startup" in text:
+        return f"{text[:200]}; this machine may be too busy: `dllm-sweep resume` tries again"
     return f"{text[:300]}; {_START_ADVICE}"
 
 

@@ -37,6 +37,18 @@ def test_an_address_without_ray_is_a_cluster_error_and_gives_the_lease_back(stor
     assert store.take_lease("sweep", other, seconds=60)
 
 
+def test_a_machine_too_busy_to_start_ray_is_told_in_one_line(store, tmp_path, monkeypatch):
+    import ray
+
+    def too_busy(**_):
+        raise Exception("The current node timed out during startup. This could happen because ...")
+
+    monkeypatch.setattr(ray, "init", too_busy)
+    with pytest.raises(ClusterError, match=r"'local'.*too busy.*resume"):
+        run_sweep(f"sqlite:///{tmp_path}/store.db", "sweep", RunOptions())
+    assert store.take_lease("sweep", Holder(host="else", pid=7, process_started_s=1.0), seconds=60)
+
+
 def machine(**has):
     return Machine(**{"name": "m", "cpus": 2, "memory_bytes": 8 * 2**30} | has)
 
