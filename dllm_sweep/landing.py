@@ -21,9 +21,7 @@ if TYPE_CHECKING:
     from dllm_sweep.db.interface import Store
     from dllm_sweep.workers.pool import Pool
 
-_AT_ONCE = frozenset(
-    {EndReason.LOST, EndReason.PREEMPTED, EndReason.ABORTED, EndReason.GPU_OOM, EndReason.FENCED}
-)
+_AT_ONCE = frozenset({EndReason.LOST, EndReason.PREEMPTED, EndReason.ABORTED, EndReason.GPU_OOM})
 """Ends after which the store lets a trial be claimed again without a pause."""
 
 
@@ -127,9 +125,6 @@ class Lander:
 
     def _died(self, flight: Flight, death: Death) -> None:
         self._desk.unseat(flight.worker, death.message)
-        if death.reason is EndReason.FENCED:
-            # Said by an exit code alone: whether it is so, the store knows.
-            death = replace(death, reason=EndReason.LOST)
         unit = flight.todo.unit
         poison = not death.machine_lost and self._desk.breakers.died(flight.job, unit.key)
         if death.reason is EndReason.LOST and poison:

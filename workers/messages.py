@@ -97,9 +97,9 @@ class Death:
     """A worker whose process ended while it ran a unit.
 
     Attributes:
-        reason: HOST_OOM if the machine ran out of memory, PREEMPTED if it was taken away, FENCED
-            if the worker left because somebody else owns the trial, ERROR if the trial's code
-            ended the process, else LOST.
+        reason: HOST_OOM if the machine ran out of memory, PREEMPTED if it was taken away, ERROR if
+            the trial's code ended the process, else LOST, also where the worker left because
+            somebody else owns the trial: whether that is so, the store knows.
         message: What is known about it, on one line.
         machine_lost: Whether its whole machine is gone: that is not the trial's doing.
     """
