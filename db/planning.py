@@ -8,7 +8,6 @@ from functools import lru_cache
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from dllm_sweep.db import reuse
@@ -214,5 +213,11 @@ def _first_state(trial: PlannedTrial, origin: reuse.Origin | None) -> tuple[Tria
 
 
 def _insert(connection: Connection, table: type[Any]) -> Any:
-    dialects = {"sqlite": sqlite.insert, "postgresql": postgresql.insert}
-    return dialects[connection.dialect.name](table)
+    # Importing both dialects would cost every command the one that its store does not have.
+    if connection.dialect.name == "sqlite":
+        from sqlalchemy.dialects import sqlite
+
+        return sqlite.insert(table)
+    from sqlalchemy.dialects import postgresql
+
+    return postgresql.insert(table)

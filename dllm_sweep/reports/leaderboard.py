@@ -6,11 +6,13 @@ Nothing here imports torch: a leaderboard is read on a laptop from a copied stor
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dllm_sweep.reports.listing import Listing, as_csv, markdown, text_of
+from dllm_sweep.spec import FULL_PRECISION_METHOD
 
 if TYPE_CHECKING:
     from dllm_sweep.db.store import SqlStore
@@ -19,7 +21,10 @@ SCORES_SQL = """SELECT sweep, trial_key, task, metric, value, stderr, n FROM res
 WHERE is_primary ORDER BY sweep, trial_key, task, metric"""
 _OF_SWEEP = """SELECT trial_key, task, value, stderr FROM results
 WHERE is_primary AND sweep = ?"""
+SHOWN = 40
+"""Trials of a model that a table shows, its baselines and the best; nobody reads thousands."""
 BOARD_SQL = """SELECT * FROM leaderboard ORDER BY sweep, protocol_key, model, place, label"""
+_AT_ONCE = 500
 LEGEND = (
     "Scores ± one standard error; delta is the mean's to full precision; a relative\n"
     "loss below 1 % is negligible, to 4 % moderate, above significant. Grids without\n"
@@ -54,7 +59,7 @@ class Entry:
     @property
     def is_baseline(self) -> bool:
         """Whether it is the full-precision trial."""
-        return bool(self.row["method"] == "fp")
+        return bool(self.row["method"] == FULL_PRECISION_METHOD)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,16 +71,22 @@ class Board:
         protocol_key: SHA-256 of the protocol.
         tasks: All tasks that have a score, sorted.
         entries: By model; each model's baseline first, then by mean, the best first.
+        left_out: Trials beyond the best that were asked for.
     """
 
     sweep: str
     protocol_key: str
     tasks: tuple[str, ...]
     entries: tuple[Entry, ...]
+    left_out: int = 0
 
 
 def boards(
-    store: SqlStore, sweep: str | None = None, protocol_key: str | None = None
+    store: SqlStore,
+    sweep: str | None = None,
+    protocol_key: str | None = None,
+    *,
+    best: int | None = None,
 ) -> tuple[Board, ...]:
     """Read the boards of one sweep or of all, one for each protocol.
 
@@ -83,36 +94,60 @@ def boards(
         store: Where the results are.
         sweep: Name of a sweep; None is all.
         protocol_key: Only this protocol; None is all.
+        best: Only so many trials of each model, its baselines and the best; None is all.
     """
-    groups: dict[tuple[str, str], list[Entry]] = {}
-    scores: dict[str, dict[str, dict[str, Score]]] = {}
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in store.leaderboard_rows(sweep).dicts():
-        name, key = row["sweep"], row["trial_key"]
-        if name not in scores:
-            scores[name] = _scores(store, name)
-        entry = Entry(row=row, scores=scores[name].get(key, {}))
-        groups.setdefault((name, row["protocol_key"]), []).append(entry)
+        if protocol_key in (None, row["protocol_key"]):
+            groups.setdefault((row["sweep"], row["protocol_key"]), []).append(row)
+    kept = {group: _best(rows, best) for group, rows in groups.items()}
+    chosen: dict[str, list[str]] = {}
+    for (name, _), rows in kept.items():
+        chosen.setdefault(name, []).extend(row["trial_key"] for row in rows)
+    few = best is not None
+    scores = {name: _scores(store, name, keys if few else ()) for name, keys in chosen.items()}
     return tuple(
-        _board(sweep_name, key, entries)
-        for (sweep_name, key), entries in groups.items()
-        if protocol_key in (None, key)
+        _board(
+            name,
+            key,
+            [Entry(row=row, scores=scores[name].get(row["trial_key"], {})) for row in rows],
+            len(groups[name, key]) - len(rows),
+        )
+        for (name, key), rows in kept.items()
     )
 
 
-def _scores(store: SqlStore, sweep: str) -> dict[str, dict[str, Score]]:
-    """The primary scores of a sweep's trials by key and task."""
+def _best(rows: list[dict[str, Any]], best: int | None) -> list[dict[str, Any]]:
+    """The baselines and the best of each model; `rows` have the best first."""
+    if best is None:
+        return rows
+    seen: Counter[str] = Counter()
+    kept = []
+    for row in sorted(rows, key=lambda row: row["method"] != FULL_PRECISION_METHOD):
+        seen[row["model"]] += 1
+        if seen[row["model"]] <= best:
+            kept.append(row)
+    return kept
+
+
+def _scores(store: SqlStore, sweep: str, keys: Sequence[str]) -> dict[str, dict[str, Score]]:
+    """The primary scores of a sweep's trials by key and task; all trials if `keys` is empty."""
     found: dict[str, dict[str, Score]] = {}
-    for key, task, value, stderr in store.query(_OF_SWEEP, [sweep]).rows:
-        found.setdefault(key, {})[task] = Score(value, stderr)
+    for start in range(0, max(len(keys), 1), _AT_ONCE):
+        some = keys[start : start + _AT_ONCE]
+        only = f" AND trial_key IN ({', '.join('?' * len(some))})" if some else ""
+        for key, task, value, stderr in store.query(_OF_SWEEP + only, [sweep, *some]).rows:
+            found.setdefault(key, {})[task] = Score(value, stderr)
     return found
 
 
-def _board(sweep: str, protocol_key: str, entries: Sequence[Entry]) -> Board:
+def _board(sweep: str, protocol_key: str, entries: Sequence[Entry], left_out: int) -> Board:
     return Board(
         sweep=sweep,
         protocol_key=protocol_key,
         tasks=tuple(sorted({task for entry in entries for task in entry.scores})),
         entries=tuple(sorted(entries, key=_rank)),
+        left_out=left_out,
     )
 
 
@@ -146,8 +181,12 @@ def render(found: Iterable[Board], form: str, width: int | None = None) -> str:
         return "\n".join(f"{_title(board)}\n\n{markdown(_wide(board))}" for board in found)
     from dllm_sweep.reports.board_text import board_text
 
-    tables = [f"{_title(board)}\n{board_text(board, width)}" for board in found]
+    tables = [f"{_title(board)}\n{board_text(board, width)}{_more(board)}" for board in found]
     return "\n".join([*tables, LEGEND + "\n"]) if tables else "no results yet\n"
+
+
+def _more(board: Board) -> str:
+    return f"{board.left_out} trials more: --all lists them\n" if board.left_out else ""
 
 
 def _title(board: Board) -> str:

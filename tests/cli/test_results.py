@@ -109,6 +109,16 @@ def test_the_baseline_stands_first_and_the_best_next(folder):
     assert [line.split()[1] for line in table] == ["-", "w4a16-g128", "w3a16-g128", "w8a8"]
 
 
+def test_of_many_trials_the_baselines_and_the_best_are_shown(folder):
+    store = open_store()
+    whole, short = boards(store), boards(store, best=2)
+    store.close()
+    assert [board.entries for board in short] == [board.entries[:2] for board in whole]
+    assert [board.left_out for board in short] == [len(b.entries) - 2 for b in whole] == [2]
+    assert "2 trials more: --all lists them" in render(short, "table")
+    assert "more" not in run("leaderboard", "--all").output
+
+
 def test_every_format_has_the_same_trials(folder):
     listed = json.loads(run("leaderboard", "--format", "json").output)
     rows = list(csv.DictReader(io.StringIO(run("leaderboard", "--format", "csv").output)))
