@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection, Row
 from dllm_sweep.db.clock import db_now
 from dllm_sweep.db.history import end_attempts, lock, move
 from dllm_sweep.db.schema import Sweep, Trial
-from dllm_sweep.db.transitions import Actor
+from dllm_sweep.db.transitions import Actor, taken_back
 from dllm_sweep.errors import LeaseHeld, UnknownName
 from dllm_sweep.records import EndReason, Holder, Lease, SweepRow, TrialState
 
@@ -77,7 +77,7 @@ def take(
             lease_until_s=db_now() + seconds,
         )
     )
-    _requeue_running(connection, row.id, EndReason.LOST, "the controller before this one is gone")
+    _requeue_running(connection, row.id, EndReason.LOST)
     return Lease(sweep_id=row.id, sweep=row.name, epoch=epoch, holder=holder)
 
 
@@ -94,7 +94,7 @@ def release(connection: Connection, lease: Lease) -> bool:
 
     The epoch goes up with it, so that nothing can be written under the old lease any more.
     """
-    _requeue_running(connection, lease.sweep_id, EndReason.ABORTED, "the controller was stopped")
+    _requeue_running(connection, lease.sweep_id, EndReason.ABORTED)
     connection.execute(
         sa.update(Sweep)
         .where(Sweep.id == lease.sweep_id)
@@ -131,7 +131,7 @@ def _refuse_if_held(
         raise LeaseHeld(row.name, host, pid, started_s, left_s, row.lease_until_s)
 
 
-def _requeue_running(connection: Connection, sweep_id: int, end: EndReason, why: str) -> None:
+def _requeue_running(connection: Connection, sweep_id: int, end: EndReason) -> None:
     running = sa.and_(Trial.sweep_id == sweep_id, Trial.state == TrialState.RUNNING)
     lock(connection, running)
     end_attempts(connection, running, end)
@@ -141,7 +141,7 @@ def _requeue_running(connection: Connection, sweep_id: int, end: EndReason, why:
         TrialState.RUNNING,
         TrialState.PENDING,
         Actor.CONTROLLER,
-        f"{end}: {why}",
+        taken_back(end),
     )
 
 

@@ -212,10 +212,13 @@ class MemoryStore(MemoryState):
         """End an attempt without success; requeue the trial or fail it."""
         with self._lock:
             trial = self._owned(claim)
-            if trial.attempt == claim.attempt and trial.ended.get(claim.attempt) == failure.reason:
+            charged = (claim.attempt, "") in trial.lost
+            over = trial.ended.get(claim.attempt) == failure.reason
+            if trial.attempt == claim.attempt and charged and over:
                 return trial.state
             self._fence(trial, claim)
             standing = after(failure.reason, failure.retryable, trial.standing, self._policy)
+            trial.lost.add((claim.attempt, ""))
             self._close(trial, failure, standing)
             return standing.state
 

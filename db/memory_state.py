@@ -16,6 +16,7 @@ from dllm_sweep.db.transitions import (
     Standing,
     check,
     reason_text,
+    taken_back,
 )
 from dllm_sweep.errors import Fenced, UnknownName
 from dllm_sweep.records import (
@@ -109,7 +110,7 @@ class MemoryState:
     def _requeue_running(self, sweep: MemorySweep, end: EndReason) -> None:
         for trial in sweep.trials.values():
             if trial.state is TrialState.RUNNING:
-                self._end(trial, TrialState.PENDING, Actor.CONTROLLER, end, str(end))
+                self._end(trial, TrialState.PENDING, Actor.CONTROLLER, end, taken_back(end))
 
     def _claim_of(self, trial: MemoryTrial) -> Claim:
         return Claim(

@@ -214,6 +214,13 @@ def reason_text(failure: Failure) -> str:
     return f"{failure.reason}: {failure.error_type}: {first} (in unit {failure.unit})"
 
 
+def taken_back(end: EndReason) -> str:
+    """One line that says why a running trial was put back, for its row."""
+    gone = end is EndReason.LOST
+    why = "the controller before this one is gone" if gone else "the controller was stopped"
+    return f"{end}: {why}"
+
+
 def loss_text(failure: Failure) -> str:
     """One line that says that an attempt has lost one of its workers, for the trial's row."""
     return f"{reason_text(failure)}; the attempt goes on with its other workers"

@@ -176,6 +176,20 @@ class Histories(RuleBasedStateMachine):
             for unit in (first, *(others[::-1] if backwards else others)):
                 self._commit(claim, unit, digest, None)
 
+    @rule(row=st.integers(0, 1), digest=DIGESTS, again=st.booleans())
+    def run_whole(self, row, digest, again):
+        """A trial runs to its end, maybe on weights made anew: chance alone comes there seldom."""
+        self.claimed, known = self.claimed + 1, len(self.claims)
+        self.all(lambda s: s.pause(self.sweeps[0].id, False))
+        self._take("demo", self.build.holder, takeover=True, seconds=600.0)
+        self._claim_row(self.rows[row])
+        for claim in self.claims[known:]:
+            if again:
+                for unit in claim.units[:2]:
+                    self._commit(claim, unit, "b" if digest == "a" else "a", None)
+            for unit in claim.units:
+                self._commit(claim, unit, digest, None)
+
     def _commit(self, claim, unit, digest, weights):
         if unit.shards > 1:
             result = self.build.scored(unit, SCORES)
