@@ -103,6 +103,7 @@ def run_sweep(store_url: str, sweep: str, options: RunOptions) -> RunSummary:
         StoreError: If the store cannot be reached.
     """
     from dllm_sweep.db.connect import open_store
+    from dllm_sweep.db.patience import patient
 
     cluster.refuse_file_from_outside(store_url, options.address)
     store = open_store(store_url)
@@ -115,7 +116,12 @@ def run_sweep(store_url: str, sweep: str, options: RunOptions) -> RunSummary:
     stop = Stop()
     me, takeover = process.this_process(), options.takeover
     lease = process.take_lease(
-        store, sweep, me, seconds=LEASE_S, takeover=takeover, tell=shown.note
+        patient(store, patience_s=LEASE_S, tell=shown.note),
+        sweep,
+        me,
+        seconds=LEASE_S,
+        takeover=takeover,
+        tell=shown.note,
     )
     run = _Run(
         url=store_url,
