@@ -190,9 +190,8 @@ def measure_unit(bench: Bench) -> Iterator[Measure]:
 
     url = f"sqlite:///{bench.folder}/unit.db"
     units = _enqueue(url, "unit", trials=_UNITS // 4, seconds=0.0)
-    subprocess.run(
-        [sys.executable, str(HERE / "store.py"), "--run", url], env=_environment(), check=True
-    )
+    command = [sys.executable, str(HERE / "store.py"), "--run", url]
+    subprocess.run(command, env=_environment(), stdout=subprocess.DEVNULL, check=True)
     # From the first commit to the last: starting Ray and a worker costs something once.
     store = open_store(url)
     ((first_s, last_s),) = store.query("SELECT MIN(done_s), MAX(done_s) FROM unit").rows

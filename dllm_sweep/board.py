@@ -152,9 +152,11 @@ class Board:
         """Whether anything may still run without the user's doing."""
         return any(job.place is not Place.HELD for job in self.jobs.values())
 
-    def left_s(self) -> float:
-        """Estimated seconds of all units that are neither done nor in flight."""
-        return sum(job.todo_s for job in self.jobs.values())
+    def left_s(self, now_s: float) -> float:
+        """Estimated seconds of work in all units that are not done."""
+        due_s = (due_s for job in self.jobs.values() for _, due_s in job.flights.values())
+        flying_s = sum(max(0.0, due - now_s) for due in due_s)
+        return flying_s + sum(job.todo_s for job in self.jobs.values())
 
     def reprice(self, price: Callable[[Job, Todo], Todo]) -> None:
         """Give all units that are to do a new estimate and sort the waiting jobs by it."""

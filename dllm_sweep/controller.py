@@ -208,7 +208,8 @@ class Controller:
         if self._experience.learnt >= 2 * self._priced:
             self._priced = self._experience.learnt
             self._board.reprice(lambda job, todo: self._mirror.todo(job, todo.position, todo.unit))
-        left_s = self._board.left_s() / self._desk.workers if self._desk.workers else None
+        work_s = self._board.left_s(self._clock())
+        left_s = work_s / self._desk.workers if self._desk.workers else None
         states = Counter(row.state for row in self._mirror.trials)
         self._display.standing(states, left_s)
 

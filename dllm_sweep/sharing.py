@@ -6,9 +6,8 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from dllm_sweep import costs
 from dllm_sweep.records import PlannedTrial
-from dllm_sweep.spec import TrialSpec, Unit, sha256_of, to_json
+from dllm_sweep.spec import TrialSpec, sha256_of, to_json
 
 KEY_DIGITS = 12
 TOKENS_PER_S = 5e5
@@ -72,20 +71,14 @@ def shared_weights(specs: Iterable[TrialSpec]) -> frozenset[str]:
     return frozenset(key for key, count in counts.items() if key is not None and count > 1)
 
 
-def shared_stages(
-    trials: Sequence[PlannedTrial], *, gpus: float | None = None
-) -> tuple[SharedStage, ...]:
-    """List what the trials of a plan share, what saves most first.
+def shared_stages(trials: Iterable[PlannedTrial]) -> tuple[SharedStage, ...]:
+    """List what the trials of a plan share, what saves most first; skipped ones are passed over.
 
-    Args:
-        trials: Skipped ones are passed over.
-        gpus: GPUs of a worker; None asks this machine.
+    What is saved follows from the plan's own estimates, on the machines that they were made for.
     """
-    machine = costs.machine_for(gpus)
-    specs = [trial.spec for trial in trials if trial.skip_reason is None]
     needs: dict[tuple[str, str], list[_Need]] = {}
-    for spec in specs:
-        for need in _needs(spec, machine):
+    for trial in trials:
+        for need in _needs(trial) if trial.skip_reason is None else ():
             needs.setdefault((need.kind, need.key), []).append(need)
     found = [_shared(group) for group in needs.values() if len(group) > 1]
     return tuple(sorted(found, key=lambda one: (-one.saved_s, one.kind, one.key)))
@@ -110,20 +103,21 @@ def _shared(group: Sequence[_Need]) -> SharedStage:
     )
 
 
-def _needs(spec: TrialSpec, machine: costs.Machine) -> Iterable[_Need]:
-    parameters = costs.count_parameters(spec.model)
-    load_s = costs.load_s(parameters, machine)
+def _needs(trial: PlannedTrial) -> Iterable[_Need]:
+    spec = trial.spec
+    quantize_s = sum(unit.estimated_s for unit in trial.units if unit.unit.kind == "quantize")
+    units_s = sum(unit.estimated_s for unit in trial.units)
     model = [spec.model.digest or str(spec.model), spec.protocol.dtype]
+    load_s = trial.estimated_s - units_s
     yield _Need(kind=_MODELS, key=sha256_of(model), what=str(spec.model), cost_s=load_s)
     if spec.is_baseline:
         return
-    units = [unit for unit in spec.units() if unit.kind != "quantize"]
     baseline = [*model, spec.protocol.key, spec.seed]
     yield _Need(
         kind=_BASELINES,
         key=sha256_of(baseline),
         what=f"{spec.model} in full precision",
-        cost_s=sum(costs.estimate_unit_s(spec, unit, parameters, machine) for unit in units),
+        cost_s=units_s - quantize_s,
     )
     if spec.calibration is not None:
         yield _Need(
@@ -134,6 +128,5 @@ def _needs(spec: TrialSpec, machine: costs.Machine) -> Iterable[_Need]:
         )
     weights = quantization_key(spec)
     if weights is not None:
-        quantize_s = costs.estimate_unit_s(spec, Unit(kind="quantize"), parameters, machine)
         what = f"{spec.model} {spec.method} {spec.scheme}"
         yield _Need(kind=_WEIGHTS, key=weights, what=what, cost_s=quantize_s)

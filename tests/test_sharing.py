@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from dllm_sweep.records import PlannedTrial
+from dllm_sweep.records import PlannedTrial, PlannedUnit
 from dllm_sweep.sharing import quantization_key, shared_stages, shared_weights
 from dllm_sweep.spec import (
     FULL_PRECISION,
@@ -30,7 +30,16 @@ LONGER = replace(GPTQ.protocol, tasks=(TaskSpec(name="tiny_facts", draws=64),))
 
 
 def planned(*specs, skip_reason=None):
-    return [PlannedTrial(spec=spec, label="", skip_reason=skip_reason) for spec in specs]
+    return [
+        PlannedTrial(
+            spec=spec,
+            label="",
+            skip_reason=skip_reason,
+            estimated_s=1.0 + 2.0 * len(spec.units()),
+            units=tuple(PlannedUnit(unit=unit, estimated_s=2.0) for unit in spec.units()),
+        )
+        for spec in specs
+    ]
 
 
 def test_another_evaluation_leaves_the_quantized_weights_as_they_are():
@@ -75,13 +84,15 @@ def test_weights_that_several_trials_need_are_kept():
 
 def test_a_plan_shares_models_texts_weights_and_baselines():
     again = replace(GPTQ, protocol=LONGER)
-    found = shared_stages(planned(BASELINE, RTN, GPTQ, again), gpus=0)
+    found = shared_stages(planned(BASELINE, RTN, GPTQ, again))
     counts = {stage.kind: stage.trials for stage in found}
     assert counts == {"model": 4, "baseline": 2, "calibration": 2, "weights": 2}
     assert all(stage.saved_s > 0 for stage in found)
+    saved = {stage.kind: stage.saved_s for stage in found}
+    assert (saved["model"], saved["weights"]) == (3 * 1.0, 2.0)
     assert [stage.saved_s for stage in found] == sorted((s.saved_s for s in found), reverse=True)
 
 
 def test_trials_that_are_skipped_or_alone_share_nothing():
-    assert shared_stages(planned(GPTQ), gpus=0) == ()
-    assert shared_stages(planned(GPTQ, RTN, skip_reason="does not fit"), gpus=0) == ()
+    assert shared_stages(planned(GPTQ)) == ()
+    assert shared_stages(planned(GPTQ, RTN, skip_reason="does not fit")) == ()

@@ -72,7 +72,7 @@ def plan_command(
         show(listing_of(found, full=form != "table"), form)
     if form == "table":
         click.echo(summary_of(plan, found))
-        _print_shared(found, gpus)
+        _print_shared(found)
     if gpus is not None:
         from dllm_sweep.outlook import Offer
 
@@ -80,7 +80,7 @@ def plan_command(
         _simulate(plan, found, store, offer, form)
 
 
-def _print_shared(found: Sequence[Standing], gpus: int | None) -> None:
+def _print_shared(found: Sequence[Standing]) -> None:
     """Print what the trials that would run have in common."""
     from dllm_sweep.outlook import LAUNCHED
     from dllm_sweep.reports.listing import show
@@ -88,7 +88,7 @@ def _print_shared(found: Sequence[Standing], gpus: int | None) -> None:
     from dllm_sweep.sharing import shared_stages
 
     trials = [standing.trial for standing in found if standing.status in LAUNCHED]
-    stages = shared_stages(trials, gpus=None if gpus is None else 1.0)
+    stages = shared_stages(trials)
     if stages:
         click.echo()
         show(shared_listing(stages), "table")
