@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING
 
 import click
 
 from dllm_sweep.cli.options import existing_store, format_option, store_option
+from dllm_sweep.cli.pauses import heeding_ctrl_c
 
 if TYPE_CHECKING:
     from dllm_sweep.db.store import SqlStore
@@ -29,9 +29,9 @@ def status_command(
     Of a sweep with many trials the table has those that run, failed or wait; JSON and CSV always
     have all. Ctrl-C ends --watch; the sweep goes on.
     """
-    with existing_store(store) as opened:
+    with existing_store(store) as opened, heeding_ctrl_c() as pause:
         while not _print_status(opened, sweep, everything, form) and watch:
-            time.sleep(_WATCH_S)
+            pause(_WATCH_S)
             if form == "table":
                 click.clear()
 

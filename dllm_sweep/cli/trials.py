@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from dllm_sweep.cli.options import existing_store, format_option, store_option
+from dllm_sweep.cli.pauses import heeding_ctrl_c
 
 
 @click.command("show")
@@ -54,8 +55,9 @@ def logs_command(
         detail = opened.trial_detail(trial, sweep)
         trial_id = trial_history(opened, detail).trial_id
         if follow:
-            for text in logs.follow(opened, detail, trial_id, attempt):
-                click.echo(text, nl=False)
+            with heeding_ctrl_c() as pause:
+                for text in logs.follow(opened, detail, trial_id, attempt, pause=pause):
+                    click.echo(text, nl=False)
             return
         named = stored_files(opened.sweep(detail.trial["sweep"]).source)
         root, _ = roots(named, resolve_store(store))
