@@ -103,7 +103,7 @@ def plan_units(trial: TrialSpec, parameters: float, machine: Machine) -> tuple[P
 def _cut(trial: TrialSpec, unit: Unit, whole_s: float, grain_s: float) -> Iterator[PlannedUnit]:
     shards = 1
     if unit.kind == "evaluate" and whole_s > grain_s:
-        task = next(task for task in trial.protocol.tasks if task.name == unit.task)
+        task = trial.protocol.task(unit.task)
         shards = min(math.ceil(whole_s / grain_s), _items(task)) if _may_be_cut(task) else 1
     for shard in range(shards):
         part = Unit(kind=unit.kind, task=unit.task, shard=shard, shards=shards)
@@ -133,8 +133,8 @@ def _tokens(trial: TrialSpec, unit: Unit) -> float:
             return 0
         sequences = study.text.samples * len(study.mask_ratios)
         return STUDY_PASSES * sequences * study.text.length
-    task = next(task for task in trial.protocol.tasks if task.name == unit.task)
-    return _task_tokens(task, trial.protocol.decoding)
+    task = trial.protocol.task(unit.task)
+    return _task_tokens(task, trial.protocol.decoding_of(task))
 
 
 def _task_tokens(task: TaskSpec, decoding: DecodingSpec) -> float:

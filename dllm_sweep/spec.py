@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, cached_property
 from types import UnionType
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
@@ -27,6 +27,13 @@ JsonValue = Any
 
 Parameters = tuple[tuple[Any, ...], ...]
 """A method's parameters as pairs (name, value), all of them, sorted by name, hashable."""
+
+LATER = {"later": True}
+"""Metadata of a field that was added to a spec after it was first stored: while it has its default
+it is not in the canonical text, so that the keys of older trials stand."""
+PLACE = {"place": True}
+"""Metadata of a field that says where something lies, not what it is: never in the canonical text.
+A digest beside it says what."""
 
 _TEXT = "_canonical_text"
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
@@ -155,14 +162,33 @@ class CalibrationSpec:
 
 @dataclass(frozen=True, kw_only=True)
 class DecodingSpec:
-    """How text is generated (LLaDA's block-wise sampler, arXiv 2502.09992).
+    """How text is generated.
 
     Attributes:
         gen_length: Tokens in the generated window.
         steps: Denoising steps over the whole window.
-        block_length: Tokens in a block; blocks are written from left to right.
-        temperature: Gumbel noise; 0 is greedy.
+        block_length: Tokens in a block; blocks are written from left to right. The timeline
+            sampler has no blocks and does not read it.
+        temperature: 0 is greedy. Otherwise the scale of LLaDA's Gumbel noise, or of Dream's
+            softmax.
         algorithm: Name of the rule that chooses which positions to unmask.
+        sampler: `blockwise` (LLaDA, arXiv 2502.09992, section 2.4) or `timeline` (Dream, arXiv
+            2508.15487: the whole window, as many tokens a step as a time grid says).
+        top_p: Sample from the likeliest tokens whose probabilities reach this sum; None is all.
+        top_k: Sample from this many of the likeliest tokens; None is all.
+        algorithm_temperature: Above 0, the timeline's positions are drawn by softmax(confidence /
+            this) instead of taken from the top (Dream's `alg_temp`).
+        cfg_scale: Classifier-free guidance w: logits are u + (w + 1)(c - u), where u are those of
+            the masked prompt; 0 is off.
+        forbid_end: End-of-text is never written (LLaDA's `logits_eos_inf`).
+        defer_end: Positions whose token is end-of-text are written last (LLaDA's
+            `confidence_eos_eot_inf`).
+        threshold: Write every position of the block that is at least so probable, and at least
+            one, instead of a fixed number a step (Fast-dLLM, arXiv 2505.22618); None is off.
+        factor: Write the n surest positions for the largest n with (n + 1)(1 - p_n) < factor
+            (Fast-dLLM); None is off.
+        cache: `none`, `prefix` or `dual`: keys and values of tokens outside the block are kept
+            from the block's first step (Fast-dLLM). Approximate.
     """
 
     gen_length: int = 32
@@ -170,6 +196,16 @@ class DecodingSpec:
     block_length: int = 32
     temperature: float = 0.0
     algorithm: str = "low_confidence"
+    sampler: str = field(default="blockwise", metadata=LATER)
+    top_p: float | None = field(default=None, metadata=LATER)
+    top_k: int | None = field(default=None, metadata=LATER)
+    algorithm_temperature: float = field(default=0.0, metadata=LATER)
+    cfg_scale: float = field(default=0.0, metadata=LATER)
+    forbid_end: bool = field(default=False, metadata=LATER)
+    defer_end: bool = field(default=False, metadata=LATER)
+    threshold: float | None = field(default=None, metadata=LATER)
+    factor: float | None = field(default=None, metadata=LATER)
+    cache: str = field(default="none", metadata=LATER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -181,8 +217,12 @@ class TaskSpec:
         shots: Number of examples in the prompt; None is the task's own.
         limit: Only the first `limit` items; None is all.
         draws: Monte-Carlo draws for each answer of a likelihood task.
-        digest: SHA-256 of the task's files, or lm-eval's version for its own tasks; set by
-            planning, so that scores on changed data are never taken for the old ones.
+        digest: SHA-256 of the task's files and data, or lm-eval's version for its own tasks; set
+            by planning, so that scores on changed data are never taken for the old ones.
+        decoding: How text is generated for this task; None is as the protocol says.
+        estimator: Which Monte-Carlo likelihood: `llada` (the number of hidden tokens is uniform)
+            or `dream` (each token is hidden with probability t, t uniform).
+        data: Folder with the task's data on local disk; None takes the task's own or the hub's.
     """
 
     name: str
@@ -190,6 +230,9 @@ class TaskSpec:
     limit: int | None = None
     draws: int = 16
     digest: str | None = None
+    decoding: DecodingSpec | None = field(default=None, metadata=LATER)
+    estimator: str = field(default="llada", metadata=LATER)
+    data: str | None = field(default=None, metadata=PLACE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,12 +259,22 @@ class ProtocolSpec:
         decoding: How text is generated.
         outliers: What the outlier statistics are taken over; None takes none.
         dtype: Floating-point type of the computation.
+        chat_template: Whether prompts are wrapped in the model's chat template.
     """
 
     tasks: tuple[TaskSpec, ...]
     decoding: DecodingSpec = DecodingSpec()
     outliers: OutlierSpec | None = OutlierSpec()
     dtype: str = "float32"
+    chat_template: bool = field(default=False, metadata=LATER)
+
+    def task(self, name: str) -> TaskSpec:
+        """The task of this name."""
+        return next(task for task in self.tasks if task.name == name)
+
+    def decoding_of(self, task: TaskSpec) -> DecodingSpec:
+        """How text is generated for a task: its own decoding where it has one."""
+        return self.decoding if task.decoding is None else task.decoding
 
     @property
     def key(self) -> str:
@@ -302,7 +355,7 @@ def to_json(value: object) -> JsonValue:
     """Turn a spec (or a tuple of specs) into plain JSON values, field by field."""
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = dataclasses.fields(value)
-        return {field.name: to_json(getattr(value, field.name)) for field in fields}
+        return {one.name: to_json(getattr(value, one.name)) for one in fields}
     if isinstance(value, tuple | list):
         return [to_json(item) for item in value]
     return value
@@ -326,8 +379,11 @@ def canonical(value: object) -> str:
         # Specs are frozen and shared by many trials: each is written out once.
         kept: str | None = value.__dict__.get(_TEXT)
         if kept is None:
-            names = _sorted_names(type(value))
-            parts = (f'"{name}":{canonical(getattr(value, name))}' for name in names)
+            fields = _sorted_fields(type(value))
+            shown = ((one.name, getattr(value, one.name), one) for one in fields)
+            parts = (
+                f'"{name}":{canonical(part)}' for name, part, one in shown if _is_said(one, part)
+            )
             kept = value.__dict__[_TEXT] = "{" + ",".join(parts) + "}"
         return kept
     if isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
@@ -336,8 +392,13 @@ def canonical(value: object) -> str:
 
 
 @cache
-def _sorted_names(kind: type) -> tuple[str, ...]:
-    return tuple(sorted(field.name for field in dataclasses.fields(kind)))
+def _sorted_fields(kind: Any) -> tuple[dataclasses.Field[Any], ...]:
+    said = (one for one in dataclasses.fields(kind) if "place" not in one.metadata)
+    return tuple(sorted(said, key=lambda one: one.name))
+
+
+def _is_said(one: dataclasses.Field[Any], value: object) -> bool:
+    return "later" not in one.metadata or value != one.default
 
 
 def _build(kind: Any, value: JsonValue) -> Any:

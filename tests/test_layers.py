@@ -54,6 +54,7 @@ LAYERS = {
     "sweep_rules": 2,
     "catalog": 2,
     "costs": 2,
+    "presets": 1,
     "sharing": 2,
     "sizes": 1,
     "sweep_problems": 1,

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +13,7 @@ from dllm_sweep.spec import (
     QuantScheme,
     TaskSpec,
     TrialSpec,
+    canonical,
     from_json,
     to_json,
 )
@@ -75,3 +78,20 @@ def test_what_is_no_scheme_is_refused_in_one_line(text):
     with pytest.raises(InputError) as caught:
         QuantScheme.parse(text)
     assert "\n" not in str(caught.value)
+
+
+def test_a_field_that_was_added_later_changes_a_key_only_where_it_is_used():
+    plain = ProtocolSpec(tasks=(TaskSpec(name="tiny_math", digest="d"),))
+    assert "sampler" not in canonical(plain)
+    assert "chat_template" not in canonical(plain)
+    assert replace(plain, chat_template=True).key != plain.key
+    dream = replace(plain, decoding=DecodingSpec(sampler="timeline"))
+    assert dream.key != plain.key
+
+
+def test_where_data_lies_is_no_part_of_a_key():
+    here, there = (
+        ProtocolSpec(tasks=(TaskSpec(name="gsm8k", digest="d", data=folder),))
+        for folder in ("/here", "/there")
+    )
+    assert here.key == there.key

@@ -24,7 +24,7 @@ from dllm_sweep.quant import artifact as weights_artifact
 from dllm_sweep.records import Artifact, Claim, Cost, UnitResult
 from dllm_sweep.sharing import quantization_key
 from dllm_sweep.shipping import local
-from dllm_sweep.spec import TaskSpec, TrialSpec, Unit
+from dllm_sweep.spec import TrialSpec, Unit
 from dllm_sweep.workers import devices, files, samples, shared
 from dllm_sweep.workers.depot import open_depot
 from dllm_sweep.workers.failures import WeightsLost
@@ -171,10 +171,11 @@ class Workbench:
     def _evaluate(self, claim: Claim, unit: Unit, batch_size: int) -> UnitResult:
         model = self._ready(claim)
         trial = claim.trial
+        task = trial.protocol.task(unit.task)
         scored = evaluate_task(
             model,
-            _task(trial, unit),
-            trial.protocol.decoding,
+            task,
+            trial.protocol.decoding_of(task),
             seed=trial.seed,
             batch_size=batch_size,
             unit=unit,
@@ -267,10 +268,6 @@ def _code_of(method: str) -> str:
     """
     file = local(method.rpartition(":")[0])
     return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
-
-
-def _task(trial: TrialSpec, unit: Unit) -> TaskSpec:
-    return next(task for task in trial.protocol.tasks if task.name == unit.task)
 
 
 def _refuse_broken_weights(model: DiffusionModel) -> None:

@@ -125,3 +125,20 @@ class DiffusionModel:
         if self.family.logit_shift == 0:
             return out.logits
         return torch.cat((out.logits[:, :1], out.logits[:, :-1]), dim=1)
+
+    @torch.inference_mode()
+    def logits_at(
+        self, input_ids: Tensor, positions: Tensor, attention_mask: Tensor | None = None
+    ) -> Tensor:
+        """Predict some positions of each row, from the whole sequence.
+
+        Args:
+            input_ids: (B, L) int64.
+            positions: (B, W) int64, which positions of each row are predicted; any may repeat.
+            attention_mask: (B, L), 1 for tokens and 0 for padding; None if there is no padding.
+
+        Returns:
+            (B, W, V) in the model's dtype: `logits` at `positions`.
+        """
+        index = positions[..., None].expand(-1, -1, self.host.config.vocab_size)
+        return self.logits(input_ids, attention_mask).gather(1, index)
