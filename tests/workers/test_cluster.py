@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -19,7 +20,7 @@ DRIVER = Path(__file__).with_name("sweep_driver.py")
 PATH = os.pathsep.join([str(ROOT), str(ROOT / "benchmarks")])
 WAIT_S = 120
 RESULTS = "SELECT * FROM results ORDER BY trial_key, task, metric"
-COMMITTED = "SELECT count(*) FROM unit WHERE state = 'DONE'"
+KEPT = "SELECT trial_id, replace(unit_key, '/', '-') FROM unit WHERE state = 'DONE'"
 ENDS = "SELECT end_reason FROM attempt ORDER BY 1"
 SLOW_TO_DIE = {
     "health_check_initial_delay_ms": 1000,
@@ -122,6 +123,11 @@ class Sweep:
         finally:
             opened.close()
 
+    def marks(self):
+        """What was begun so far."""
+        names = (mark.name.split(".") for mark in (self.files / "begun").iterdir())
+        return {Mark(int(n[0]), int(n[1]), n[2], int(n[3]), int(n[4])) for n in names}
+
     def begun(self, count, unit="evaluate"):
         """Wait until `count` units of a kind were begun; returns the processes that did."""
         until = time.monotonic() + WAIT_S
@@ -131,6 +137,24 @@ class Sweep:
                 return {int(mark.name.split(".")[-2]) for mark in marks}
             time.sleep(0.05)
         raise AssertionError(f"{count} units of {unit} were not begun")
+
+
+class Mark(NamedTuple):
+    """That a unit was begun, by whom and when."""
+
+    trial: int
+    attempt: int
+    unit: str
+    pid: int
+    at_ns: int
+
+
+def gone(pids):
+    """Wait until none of these processes runs."""
+    until = time.monotonic() + WAIT_S
+    while any(map(lives, pids)):
+        assert time.monotonic() < until, "a worker outlives its controller"
+        time.sleep(0.1)
 
 
 def finished(driver, code=0):
@@ -199,10 +223,7 @@ def test_a_worker_behind_a_cut_link_cannot_write_once_another_has_its_trial(mach
     finished(driver)
     os.kill(raylet, signal.SIGCONT)
     assert sweep.rows(RESULTS) == calm
-    until = time.monotonic() + WAIT_S
-    while any(map(lives, workers)):
-        assert time.monotonic() < until, "a fenced worker lives on"
-        time.sleep(0.1)
+    gone(workers)
     assert sweep.rows(RESULTS) == calm
 
 
@@ -221,15 +242,17 @@ def test_a_controller_that_is_killed_is_followed_by_one_that_repeats_nothing(mac
     machines.have(2)
     sweep.script({"act": "sleep", "value": 0.3})
     driver = sweep.start()
-    sweep.begun(4)
+    workers = sweep.begun(4)
     driver.kill()
     driver.communicate()
-    ((before,),) = sweep.rows(COMMITTED)
+    gone(workers)
+    kept = set(sweep.rows(KEPT))
+    before = sweep.marks()
     sweep.run()
-    ((after,),) = sweep.rows(COMMITTED)
-    assert after == 14
-    redone = len(list((sweep.files / "begun").iterdir())) - after
-    assert redone <= 2, f"{redone} units were begun twice; {before} were committed at the kill"
+    again = sweep.marks() - before
+    assert {(mark.trial, mark.unit) for mark in again}.isdisjoint(kept)
+    assert len(kept) + len({(mark.trial, mark.unit) for mark in again}) == 14
+    assert sweep.rows(RESULTS) == calm
 
 
 def test_two_sweeps_of_two_users_share_a_store_and_a_cluster(machines, sweep):
