@@ -2,56 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dllm_sweep.models.family import LinearGroup, Message, ModelFamily, Special
+from dllm_sweep.models.tokenizer import chat_ids
 
-@dataclass(frozen=True, kw_only=True)
-class LinearGroup:
-    """Linears of one block that share their input; names are relative to the block.
-
-    Attributes:
-        source: The norm or linear whose output they read, such as `input_layernorm`.
-        linears: Names such as `self_attn.q_proj`.
-    """
-
-    source: str
-    linears: tuple[str, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Special:
-    """Token ids that have a meaning, explicit in every family, never guessed."""
-
-    mask_id: int
-    end_ids: tuple[int, ...]
-    pad_id: int
-
-
-class ModelFamily(Protocol):
-    """How checkpoints of one architecture are hosted in a stock transformers class."""
-
-    name: str
-    model_types: tuple[str, ...]
-    """Values of `model_type` in config.json that this family loads."""
-    logit_shift: int
-    """1 if the prediction for position i is read at position i - 1, else 0."""
-    linear_groups: tuple[LinearGroup, ...]
-    """In the order of the forward pass."""
-
-    def build_config(self, config: Mapping[str, Any], folder: Path) -> Any:
-        """Translate the checkpoint's config.json into a transformers configuration."""
-
-    def tensor_name(self, name: str) -> str | None:
-        """Translate a checkpoint's tensor name into the host class's; None if unknown."""
-
-    def special(self, config: Mapping[str, Any]) -> Special:
-        """Read the special ids from the checkpoint's config.json."""
+__all__ = ["DiffusionModel", "LinearGroup", "ModelFamily", "Special"]
 
 
 class DiffusionModel:
@@ -64,6 +24,7 @@ class DiffusionModel:
         tokenizer: A transformers tokenizer.
         special: Mask, end and padding ids.
         max_length: Longest sequence in tokens.
+        block_size: Tokens in a block of block-causal attention; None if attention is full.
         quantization_report: What `dllm_sweep.quantize` did to it; None in full precision.
     """
 
@@ -76,9 +37,11 @@ class DiffusionModel:
         tokenizer: Any,
         special: Special,
         max_length: int,
+        block_size: int | None = None,
     ) -> None:
         self.name, self.host, self.family = name, host, family
         self.tokenizer, self.special, self.max_length = tokenizer, special, max_length
+        self.block_size = block_size
         self.quantization_report: Any = None
 
     @property
@@ -109,6 +72,17 @@ class DiffusionModel:
             for group in self.family.linear_groups
             for name in group.linears
         }
+
+    def chat_prompt(self, conversation: str | Sequence[Message]) -> list[int]:
+        """Give the token ids of a conversation, up to where the answer starts.
+
+        Args:
+            conversation: What the user says, or turns with `role` and `content`.
+
+        Raises:
+            InputError: If the checkpoint has no tokenizer.
+        """
+        return chat_ids(self.tokenizer, self.family, conversation)
 
     @torch.inference_mode()
     def logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:

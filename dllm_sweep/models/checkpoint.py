@@ -60,6 +60,7 @@ def match_tensors(
     files: Iterable[Path],
     translate: Callable[[str], str | None],
     expected: Mapping[str, tuple[int, ...]],
+    public_name: Callable[[str], str],
 ) -> dict[str, StoredTensor]:
     """Pair the checkpoint's tensors with the model's parameters, by headers alone.
 
@@ -67,6 +68,7 @@ def match_tensors(
         files: The checkpoint's safetensors files.
         translate: Checkpoint name -> parameter name, None if unknown.
         expected: Parameter name -> shape, all of them.
+        public_name: Parameter name -> checkpoint name, for what is missing.
 
     Raises:
         CheckpointError: If a tensor is missing, unknown, given twice, or of another shape.
@@ -76,9 +78,9 @@ def match_tensors(
     found = {name: tensor for name, tensor in named if name in expected}
     counts = Counter(name for name, _ in named if name in expected)
     problems = {
-        "missing": [name for name in expected if name not in found],
+        "missing": [public_name(name) for name in expected if name not in found],
         "unexpected": [tensor.name for name, tensor in named if name not in expected],
-        "given more than once": [name for name, count in counts.items() if count > 1],
+        "given more than once": [public_name(name) for name, count in counts.items() if count > 1],
         "of the wrong shape": [
             f"{tensor.name} is {tensor.shape}, expected {expected[name]}"
             for name, tensor in found.items()

@@ -7,12 +7,12 @@ configuration asks for anything that Llama does not compute is refused, switch b
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from dllm_sweep.errors import CheckpointError
-from dllm_sweep.models.base import LinearGroup, Special
+from dllm_sweep.models.family import LLAMA_GROUPS, Message, Special, end_ids
 
 _BLOCK_TENSORS = {
     "attn_norm": "input_layernorm",
@@ -70,15 +70,13 @@ class LLaDAFamily:
     name = "llada"
     model_types = ("llada",)
     logit_shift = 0
-    linear_groups = (
-        LinearGroup(
-            source="input_layernorm",
-            linears=("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
-        ),
-        LinearGroup(source="self_attn.v_proj", linears=("self_attn.o_proj",)),
-        LinearGroup(source="post_attention_layernorm", linears=("mlp.gate_proj", "mlp.up_proj")),
-        LinearGroup(source="mlp.up_proj", linears=("mlp.down_proj",)),
-    )
+    attention = "full"
+    linear_groups = LLAMA_GROUPS
+    sampler = "blockwise"
+    estimator = "llada"
+    starts_with_bos = False
+    turn_end = "<|eot_id|>"
+    tokenizer_class = None
 
     def build_config(self, config: Mapping[str, Any], folder: Path) -> Any:
         """Translate LLaDA's config.json into a LlamaConfig with bidirectional attention.
@@ -119,19 +117,42 @@ class LLaDAFamily:
             return _OTHER_TENSORS.get(name)
         return f"model.layers.{int(match['block'])}.{_BLOCK_TENSORS[match['name']]}.weight"
 
+    def checkpoint_name(self, name: str) -> str:
+        """Translate the other way, such as `model.layers.0.mlp.down_proj.weight`."""
+        for public, host in _OTHER_TENSORS.items():
+            if host == name:
+                return public
+        _, _, block, tensor = name.removesuffix(".weight").split(".", 3)
+        (public,) = (key for key, value in _BLOCK_TENSORS.items() if value == tensor)
+        return f"model.transformer.blocks.{block}.{public}.weight"
+
     def special(self, config: Mapping[str, Any]) -> Special:
         """Read the mask, end and padding ids; LLaDA pads with its end token."""
-        end = config["eos_token_id"]
-        end_ids = tuple(end) if isinstance(end, list) else (end,)
-        pad = config.get("pad_token_id")
+        ends, pad = end_ids(config), config.get("pad_token_id")
         return Special(
-            mask_id=config["mask_token_id"],
-            end_ids=end_ids,
-            pad_id=end_ids[0] if pad is None else pad,
+            mask_id=config["mask_token_id"], end_ids=ends, pad_id=ends[0] if pad is None else pad
         )
+
+    def max_length(self, config: Mapping[str, Any]) -> int:
+        """Give what config.json says."""
+        return int(config["max_sequence_length"])
+
+    def block_size(self, config: Mapping[str, Any]) -> int | None:
+        """There are no blocks."""
+        return None
+
+    def chat_text(self, messages: Sequence[Message]) -> str:
+        """Write a conversation with a header before each turn, as Llama 3 does."""
+        turns = [(message["role"], message["content"].strip()) for message in messages]
+        body = "".join(f"{_header(role)}{content}<|eot_id|>" for role, content in turns)
+        return f"<|startoftext|>{body}{_header('assistant')}"
 
 
 PLUGIN = LLaDAFamily()
+
+
+def _header(role: str) -> str:
+    return f"<|start_header_id|>{role}<|end_header_id|>\n\n"
 
 
 def _check_supported(config: Mapping[str, Any], folder: Path) -> None:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ from torch import nn
 
 from dllm_sweep import plugins
 from dllm_sweep.errors import CheckpointError, InputError
-from dllm_sweep.models.base import DiffusionModel, ModelFamily, Special
+from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.models.checkpoint import (
     fill_parameters,
     headers,
@@ -23,14 +21,15 @@ from dllm_sweep.models.checkpoint import (
     stored_dtype,
     weight_files,
 )
+from dllm_sweep.models.family import ModelFamily, Special
 from dllm_sweep.models.locate import locate
 from dllm_sweep.models.placement import Placement, connect
 from dllm_sweep.models.planted import plant_outliers
+from dllm_sweep.models.tokenizer import load_tokenizer, with_tokenizers_ids
 
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
 _SELF_TEST_LENGTH = 8
-_TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -59,13 +58,16 @@ def load_model(
     folder, config = location.folder, read_config(location.folder)
     family = find_family(config, folder)
     host = _build_host(family, config, folder, _devices(device), _dtype(dtype))
+    tokenizer = load_tokenizer(folder, family)
+    special = with_tokenizers_ids(family.special(config), family, tokenizer)
     model = DiffusionModel(
         name=name,
         host=host,
         family=family,
-        tokenizer=_load_tokenizer(folder),
-        special=_check_special(family.special(config), host, folder),
-        max_length=host.config.max_position_embeddings,
+        tokenizer=tokenizer,
+        special=_check_special(special, host, folder),
+        max_length=family.max_length(config),
+        block_size=family.block_size(config),
     )
     if location.planted is not None:
         plant_outliers(model, location.planted)
@@ -148,7 +150,9 @@ def _build_host(
     expected = {name: tuple(value.shape) for name, value in host.state_dict().items()}
     if host_config.tie_word_embeddings:
         expected.pop(_HEAD)
-    tensors = match_tensors(weight_files(folder), family.tensor_name, expected)
+    tensors = match_tensors(
+        weight_files(folder), family.tensor_name, expected, family.checkpoint_name
+    )
     if dtype is None:
         on_cpu = devices[0].type == "cpu"
         dtype = torch.float32 if on_cpu else stored_dtype(tensors, _EMBEDDING)
@@ -177,38 +181,6 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     if dtype not in DTYPES:
         raise InputError(f"dtype {dtype!r} is not supported: write one of {', '.join(DTYPES)}")
     return DTYPES[dtype]
-
-
-def _load_tokenizer(folder: Path) -> Any:
-    """Load the tokenizer, or None if the folder has none (token ids still work)."""
-    if not any((folder / name).is_file() for name in _TOKENIZER_FILES):
-        return None
-    from transformers import AutoTokenizer
-
-    try:
-        # Without trust_remote_code=False transformers asks a question on stdin.
-        with _quiet("transformers.configuration_utils"):
-            return AutoTokenizer.from_pretrained(
-                str(folder), trust_remote_code=False, local_files_only=True
-            )
-    except Exception as error:
-        reason = next(iter(str(error).splitlines()), "")
-        raise CheckpointError(
-            f"{folder}: its tokenizer cannot be loaded without running code of the checkpoint"
-            f" ({type(error).__name__}: {reason})"
-        ) from error
-
-
-@contextmanager
-def _quiet(logger: str) -> Iterator[None]:
-    # transformers warns that it does not know the model type, which is no news here.
-    log = logging.getLogger(logger)
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _check_special(special: Special, host: nn.Module, folder: Path) -> Special:

@@ -64,32 +64,102 @@ def random_tensors(config, seed=0):
     }
 
 
-@pytest.fixture
-def write_checkpoint(tmp_path):
-    """Write a checkpoint of a size that no other test data has, and give its folder."""
+DREAM = {
+    "model_type": "Dream",
+    "hidden_act": "silu",
+    "hidden_size": 48,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 4096,
+    "vocab_size": 96,
+    "rope_theta": 1000000.0,
+    "rope_scaling": None,
+    "rms_norm_eps": 1e-6,
+    "tie_word_embeddings": False,
+    "use_sliding_window": False,
+    "mask_token_id": 95,
+    "eos_token_id": 94,
+    "pad_token_id": 94,
+}
 
+
+def random_qwen_tensors(config, seed=0):
+    """All tensors of a checkpoint in Qwen2's names (with biases) or Qwen3's (with head norms)."""
+    generator = torch.Generator().manual_seed(seed)
+    width, ffn, heads = (
+        config[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads")
+    )
+    size = config.get("head_dim") or width // heads
+    wide, narrow = heads * size, config["num_key_value_heads"] * size
+    shapes = {"model.embed_tokens.weight": (config["vocab_size"], width)}
+    shapes["model.norm.weight"] = (width,)
+    if not config["tie_word_embeddings"]:
+        shapes["lm_head.weight"] = (config["vocab_size"], width)
+    for block in range(config["num_hidden_layers"]):
+        sizes = {
+            "input_layernorm.weight": (width,),
+            "post_attention_layernorm.weight": (width,),
+            "self_attn.q_proj.weight": (wide, width),
+            "self_attn.k_proj.weight": (narrow, width),
+            "self_attn.v_proj.weight": (narrow, width),
+            "self_attn.o_proj.weight": (width, wide),
+            "mlp.gate_proj.weight": (ffn, width),
+            "mlp.up_proj.weight": (ffn, width),
+            "mlp.down_proj.weight": (width, ffn),
+        }
+        if config["model_type"] == "Dream":
+            sizes |= {f"self_attn.{one}_proj.bias": (narrow,) for one in "kv"}
+            sizes["self_attn.q_proj.bias"] = (wide,)
+        else:
+            sizes |= {f"self_attn.{one}_norm.weight": (size,) for one in "qk"}
+        shapes |= {f"model.layers.{block}.{name}": shape for name, shape in sizes.items()}
+    return {
+        name: torch.randn(shape, generator=generator) * 0.1 + (1.0 if "norm" in name else 0.0)
+        for name, shape in shapes.items()
+    }
+
+
+def write_folder(folder, config, tensors, shards=1):
+    """Write config.json and weights, in one file or in shards with an index."""
+    folder.mkdir(exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config))
+    if shards == 1:
+        save_file(tensors, folder / "model.safetensors")
+        return folder
+    index = {}
+    for shard in range(shards):
+        file = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
+        part = {name: tensors[name] for name in list(tensors)[shard::shards]}
+        save_file(part, folder / file)
+        index |= dict.fromkeys(part, file)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
+    return folder
+
+
+def checkpoint_writer(folder, base, make_tensors):
     def write(change=None, tensors=None, shards=1, drop=(), **options):
-        config = {**CONFIG, **options}
-        tensors = random_tensors(config) if tensors is None else tensors
+        config = {**base, **options}
+        tensors = make_tensors(config) if tensors is None else tensors
         if change is not None:
             change(tensors)
-        folder = tmp_path / "checkpoint"
-        folder.mkdir(exist_ok=True)
         written = {key: value for key, value in config.items() if key not in drop}
-        (folder / "config.json").write_text(json.dumps(written))
-        if shards == 1:
-            save_file(tensors, folder / "model.safetensors")
-            return folder
-        index = {}
-        for shard in range(shards):
-            file = f"model-{shard + 1:05d}-of-{shards:05d}.safetensors"
-            part = {name: tensors[name] for name in list(tensors)[shard::shards]}
-            save_file(part, folder / file)
-            index |= dict.fromkeys(part, file)
-        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
-        return folder
+        return write_folder(folder, written, tensors, shards)
 
     return write
+
+
+@pytest.fixture
+def write_checkpoint(tmp_path):
+    """Write a LLaDA checkpoint of a size that no other test data has, and give its folder."""
+    return checkpoint_writer(tmp_path / "checkpoint", CONFIG, random_tensors)
+
+
+@pytest.fixture
+def write_dream(tmp_path):
+    """Write a Dream checkpoint of a size that no other test data has, and give its folder."""
+    return checkpoint_writer(tmp_path / "dream", DREAM, random_qwen_tensors)
 
 
 @pytest.fixture(scope="session")
@@ -100,3 +170,13 @@ def model():
 @pytest.fixture(scope="session")
 def golden():
     return load_file(DATA / "llada-golden" / "logits.safetensors")
+
+
+@pytest.fixture(scope="session")
+def dream():
+    return load_model(str(DATA / "dream-random"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def dream_golden():
+    return load_file(DATA / "dream-golden" / "logits.safetensors")

@@ -1,0 +1,93 @@
+"""A checkpoint's tokenizer, without running code of the checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from dllm_sweep.errors import CheckpointError, InputError
+from dllm_sweep.models.family import Message, ModelFamily, Special
+
+_FILES = ("tokenizer.json", "tokenizer_config.json", "tokenizer.model", "vocab.json")
+
+
+def load_tokenizer(folder: Path, family: ModelFamily) -> Any:
+    """Load the tokenizer, or None if the folder has none (token ids still work).
+
+    Raises:
+        CheckpointError: If it needs code of the checkpoint or its files are damaged.
+    """
+    if not any((folder / name).is_file() for name in _FILES):
+        return None
+    import transformers
+
+    reader = getattr(transformers, family.tokenizer_class or "AutoTokenizer")
+    try:
+        # Without trust_remote_code=False transformers asks a question on stdin.
+        with _quiet("transformers.configuration_utils", "transformers.tokenization_utils_base"):
+            return reader.from_pretrained(
+                str(folder), trust_remote_code=False, local_files_only=True
+            )
+    except Exception as error:
+        reason = next(iter(str(error).splitlines()), "")
+        raise CheckpointError(
+            f"{folder}: its tokenizer cannot be loaded without running code of the checkpoint"
+            f" ({type(error).__name__}: {reason})"
+        ) from error
+
+
+def with_tokenizers_ids(special: Special, family: ModelFamily, tokenizer: Any) -> Special:
+    """Add the ids that only the tokenizer knows: begin-of-text and the end of a turn."""
+    if tokenizer is None:
+        return special
+    turn_end = tokenizer.get_vocab().get(family.turn_end)
+    return replace(special, bos_id=tokenizer.bos_token_id, turn_end_id=turn_end)
+
+
+def chat_ids(
+    tokenizer: Any, family: ModelFamily, conversation: str | Sequence[Message]
+) -> list[int]:
+    """Give the token ids of a conversation, up to where the answer starts.
+
+    The template is the checkpoint's; without one it is the family's. Begin-of-text is there as
+    often as the template writes it: tokenizing adds none.
+
+    Args:
+        tokenizer: The checkpoint's.
+        family: Its family.
+        conversation: What the user says, or turns with `role` and `content`.
+
+    Raises:
+        InputError: If there is no tokenizer.
+    """
+    if tokenizer is None:
+        raise InputError("a conversation needs a tokenizer, and the checkpoint has none")
+    messages = (
+        [{"role": "user", "content": conversation}]
+        if isinstance(conversation, str)
+        else [dict(message) for message in conversation]
+    )
+    if tokenizer.chat_template is None:
+        text = family.chat_text(messages)
+    else:
+        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
+    return ids
+
+
+@contextmanager
+def _quiet(*names: str) -> Iterator[None]:
+    # transformers warns that it does not know the model type or the class, which is no news here.
+    loggers = [logging.getLogger(name) for name in names]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
