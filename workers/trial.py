@@ -10,9 +10,11 @@ import logging
 import time
 from dataclasses import replace
 from functools import lru_cache
+from importlib.metadata import version
 
 import torch
 
+from dllm_sweep import __version__
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.errors import QuantizationError
 from dllm_sweep.evaluation.evaluate import evaluate_task
@@ -179,9 +181,10 @@ class Workbench:
             seed=trial.seed,
             batch_size=batch_size,
             unit=unit,
+            chat_template=trial.protocol.chat_template,
         )
         with files.new_file(self._depot.root / "samples", ".parquet") as path:
-            samples.write(scored.samples, path)
+            samples.write(scored.samples, path, _about(claim, unit))
             artifact = self._depot.keep(path, "samples")
         return UnitResult(unit=unit, wall_s=0.0, metrics=scored.metrics, artifacts=(artifact,))
 
@@ -238,6 +241,19 @@ class Workbench:
             costs=costs,
             weights_sha256=None if weights is None else weights.sha256,
         )
+
+
+def _about(claim: Claim, unit: Unit) -> dict[str, str]:
+    """What a file of answers belongs to; nothing that differs between two attempts."""
+    return {
+        "trial_key": claim.trial_key,
+        "trial": claim.label,
+        "protocol_key": claim.trial.protocol.key,
+        "task": unit.task,
+        "unit": unit.key,
+        "dllm-sweep": __version__,
+        **{name: version(name) for name in ("lm-eval", "torch", "transformers")},
+    }
 
 
 def _full_precision(trial: TrialSpec) -> str:

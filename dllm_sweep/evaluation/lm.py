@@ -11,6 +11,7 @@ from lm_eval.api.model import LM
 
 from dllm_sweep.decoding import generate, log_likelihood
 from dllm_sweep.errors import CheckpointError, InputError
+from dllm_sweep.evaluation.work import Work
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.spec import DecodingSpec
 
@@ -38,6 +39,8 @@ class DiffusionLM(LM):
         decoding: DecodingSpec,
         *,
         draws: int,
+        estimator: str = "llada",
+        chat_template: bool = False,
         seed: int = 0,
         batch_size: int | None = None,
         progress: Callable[[int, int], None] | None = None,
@@ -46,6 +49,8 @@ class DiffusionLM(LM):
         if model.tokenizer is None:
             raise CheckpointError(f"model {model.name!r} has no tokenizer: tasks are text")
         self.model, self.decoding, self.draws = model, decoding, draws
+        self.estimator, self.chat_template = estimator, chat_template
+        self.work: dict[tuple[str, int], Work] = {}
         self.seed, self.batch_size, self.progress = seed, batch_size, progress
 
     def loglikelihood(self, requests: list[Instance]) -> list[tuple[float, bool]]:

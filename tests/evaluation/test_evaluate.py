@@ -1,9 +1,12 @@
+import hashlib
 import logging
 import math
 
 import pytest
 
-from dllm_sweep.evaluation.evaluate import _metrics, evaluate_task
+from dllm_sweep.evaluation.evaluate import evaluate_task
+from dllm_sweep.evaluation.logged import samples_of
+from dllm_sweep.evaluation.scoring import _metrics
 from dllm_sweep.spec import DecodingSpec, TaskSpec
 
 DECODING = DecodingSpec(gen_length=8, steps=4, block_length=8)
@@ -42,6 +45,30 @@ def test_samples_say_what_was_asked_and_chosen(model, task_files):
     assert len(sample.log_likelihoods) == 3
     best = sample.log_likelihoods.index(max(sample.log_likelihoods))
     assert sample.answer == f" {['3', '3 and 3', '6 or so'][best]}"
+
+
+def test_samples_hold_digests_and_every_metric(model, task_files):
+    first, second = (
+        evaluate(model, task_files[kind]).samples[1] for kind in ("choices", "generation")
+    )
+    for sample in (first, second):
+        assert sample.prompt_sha256 == hashlib.sha256(sample.prompt.encode()).hexdigest()
+        assert len(sample.requests_sha256) == 64
+    assert [name for name, _ in first.scores] == ["acc", "acc_norm"]
+    assert dict(first.scores)["acc_norm"] == first.score
+    assert (first.output, second.output) == ("", second.answer)
+
+
+def test_a_choice_that_stands_in_the_context_is_shown():
+    arguments = [(f"Ann thanked Bea because {name}", " was kind.") for name in ("Ann", "Bea")]
+    one = {"doc_id": 0, "target": "0", "arguments": arguments, "filter": "none", "metrics": ["acc"]}
+    one |= {
+        "resps": [[(-3.0, False)]],
+        "filtered_resps": [(-3.0, False), (-2.0, False)],
+        "acc": 0.0,
+    }
+    (sample,) = samples_of([one], "wino", "acc", {})
+    assert (sample.answer, sample.log_likelihoods) == ("Bea", (-3.0, -2.0))
 
 
 def test_generated_answers_are_kept_whole(model, task_files):
