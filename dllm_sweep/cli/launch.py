@@ -172,7 +172,8 @@ def _run(
     summary = run_pending(store, sweep, options)
     click.echo(f"\n{summary.sentence}\n", err=_is_json(options))
     if not _is_json(options):
-        print_leaderboard(store, sweep=sweep, protocol_key=protocol_key)
+        keys = None if protocol_key is None else (protocol_key,)
+        print_leaderboard(store, sweep=sweep, protocol_keys=keys)
     if summary.interrupted:
         context.exit(INTERRUPTED)
     context.exit(1 if summary.failed else 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sys
+from collections.abc import Collection
 
 import click
 
@@ -37,7 +38,7 @@ def print_leaderboard(
     store: str | None,
     *,
     sweep: str | None,
-    protocol_key: str | None = None,
+    protocol_keys: Collection[str] | None = None,
     form: str = "table",
     everything: bool = False,
 ) -> None:
@@ -47,7 +48,7 @@ def print_leaderboard(
     best = None if everything or form != "table" else SHOWN
     with existing_store(store) as opened:
         name = None if sweep is None else opened.sweep(sweep).name
-        found = boards(opened, name, protocol_key, best=best)
+        found = boards(opened, name, protocol_keys, best=best)
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
     click.echo(render(found, form, width), nl=False)
 

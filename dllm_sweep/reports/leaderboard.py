@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -84,7 +84,7 @@ class Board:
 def boards(
     store: SqlStore,
     sweep: str | None = None,
-    protocol_key: str | None = None,
+    protocol_keys: Collection[str] | None = None,
     *,
     best: int | None = None,
 ) -> tuple[Board, ...]:
@@ -93,12 +93,12 @@ def boards(
     Args:
         store: Where the results are.
         sweep: Name of a sweep; None is all.
-        protocol_key: Only this protocol; None is all.
+        protocol_keys: Only these protocols; None is all.
         best: Only so many trials of each model, its baselines and the best; None is all.
     """
     groups: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in store.leaderboard_rows(sweep).dicts():
-        if protocol_key in (None, row["protocol_key"]):
+        if protocol_keys is None or row["protocol_key"] in protocol_keys:
             groups.setdefault((row["sweep"], row["protocol_key"]), []).append(row)
     kept = {group: _best(rows, best) for group, rows in groups.items()}
     chosen: dict[str, list[str]] = {}
