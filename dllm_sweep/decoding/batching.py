@@ -10,9 +10,10 @@ from torch import Tensor
 from dllm_sweep.errors import InputError
 from dllm_sweep.models.base import DiffusionModel
 
+_TOKENS = {"cpu": 2**12, "cuda": 2**15}
+"""Tokens in a batch, padding included: enough to keep the device busy, little enough to fit."""
 _LOGITS_BYTES = {"cpu": 2**28, "cuda": 2**32}
 """Memory that the logits of one batch may take; they are the largest activation by far."""
-_MOST_ROWS = {"cpu": 64, "cuda": 512}
 
 
 def check_ids(model: DiffusionModel, ids: Sequence[int], what: str) -> None:
@@ -40,14 +41,22 @@ def check_length(model: DiffusionModel, length: int, what: str) -> None:
 
 
 def batches(
-    model: DiffusionModel, lengths: Sequence[int], batch_size: int | None
+    model: DiffusionModel,
+    lengths: Sequence[int],
+    batch_size: int | None,
+    reads: Sequence[int] | None = None,
 ) -> Iterator[list[int]]:
     """Cut rows into batches of similar length, the longest first.
 
+    A batch holds as many rows as a budget of tokens and one of memory for logits allow, and at
+    least one. The budgets depend on the kind of device alone, never on what is free at the moment,
+    so that a run can be repeated.
+
     Args:
-        model: Decides the size of a batch by the memory that its logits take.
+        model: Says how wide logits are and where they lie.
         lengths: Tokens of each row.
         batch_size: Rows in a batch; None is as many as fit.
+        reads: Positions of each row whose logits are asked for; None is all of them.
 
     Yields:
         Indices into `lengths`.
@@ -57,12 +66,13 @@ def batches(
     """
     if batch_size is not None and batch_size < 1:
         raise InputError(f"batch_size {batch_size} must be at least 1")
-    order = sorted(range(len(lengths)), key=lambda row: -lengths[row])
+    reads = lengths if reads is None else reads
+    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], -reads[row]))
     start = 0
     while start < len(order):
-        size = batch_size or _rows_that_fit(model, lengths[order[start]])
-        yield order[start : start + size]
-        start += size
+        end = start + (batch_size or _rows_that_fit(model, order[start:], lengths, reads))
+        yield order[start:end]
+        start = end
 
 
 def pad(
@@ -91,7 +101,16 @@ def pad(
     return torch.tensor(ids, device=device), torch.tensor(shown, device=device)
 
 
-def _rows_that_fit(model: DiffusionModel, length: int) -> int:
+def _rows_that_fit(
+    model: DiffusionModel, order: Sequence[int], lengths: Sequence[int], reads: Sequence[int]
+) -> int:
+    """Count the rows at the front of `order`, the longest first, that make one batch."""
     kind = "cpu" if model.device.type == "cpu" else "cuda"
-    row_bytes: int = max(length, 1) * model.host.config.vocab_size * model.dtype.itemsize
-    return max(1, min(_MOST_ROWS[kind], _LOGITS_BYTES[kind] // row_bytes))
+    position_bytes = model.host.config.vocab_size * model.dtype.itemsize
+    widest, tokens = 1, max(lengths[order[0]], 1)
+    for rows, row in enumerate(order, start=1):
+        widest = max(widest, reads[row])
+        too_large = rows * widest * position_bytes > _LOGITS_BYTES[kind]
+        if rows > 1 and (rows * tokens > _TOKENS[kind] or too_large):
+            return rows - 1
+    return len(order)
