@@ -9,8 +9,10 @@ CODE := dllm_sweep workers kernels db tests examples benchmarks
 demo: $(VENV)/.installed
 	$(BIN)/dllm-sweep launch examples/quickstart.yaml
 
+# What starts Ray watches clocks and deaths of processes: it gets the machine to itself.
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -m "not gpu"
+	$(BIN)/python -m pytest -m "not gpu and not ray" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "ray and not gpu"
 
 check: $(VENV)/.installed-dev types
 	$(BIN)/ruff format --check $(CODE)
