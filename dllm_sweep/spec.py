@@ -117,11 +117,13 @@ class ModelRef:
         name: As the user named it, without the revision.
         revision: Commit on the hub; None for embedded models and folders.
         digest: SHA-256 over the checkpoint's files, or the hub's commit; set by planning.
+        family: The family that loads it; None finds it by the checkpoint's config.json.
     """
 
     name: str
     revision: str | None = None
     digest: str | None = None
+    family: str | None = field(default=None, metadata=LATER)
 
     def __str__(self) -> str:
         """Give `name` or `name@revision`."""
@@ -223,6 +225,8 @@ class TaskSpec:
         estimator: Which Monte-Carlo likelihood: `llada` (the number of hidden tokens is uniform)
             or `dream` (each token is hidden with probability t, t uniform).
         data: Folder with the task's data on local disk; None takes the task's own or the hub's.
+        metric: The metric that stands for the task, such as `acc_norm`; None is the one that the
+            task names, else its first.
     """
 
     name: str
@@ -233,6 +237,7 @@ class TaskSpec:
     decoding: DecodingSpec | None = field(default=None, metadata=LATER)
     estimator: str = field(default="llada", metadata=LATER)
     data: str | None = field(default=None, metadata=PLACE)
+    metric: str | None = field(default=None, metadata=LATER)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
-from dllm_sweep.spec import DecodingSpec
+from dllm_sweep.spec import CalibrationSpec, DecodingSpec
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,12 +17,14 @@ class TaskSettings:
         draws: Monte-Carlo draws of a likelihood task.
         estimator: Monte-Carlo likelihood, `llada` or `dream`.
         decoding: How text is generated.
+        metric: The metric that stands for the task.
     """
 
     shots: int | None = None
     draws: int | None = None
     estimator: str | None = None
     decoding: DecodingSpec | None = None
+    metric: str | None = None
 
 
 class Preset(Protocol):
@@ -35,3 +37,6 @@ class Preset(Protocol):
 
     def settings(self, task: str, family: str) -> TaskSettings:
         """Say how the study ran `task` with models of `family` (`llada`, `dream`)."""
+
+    def calibration(self, method: str) -> CalibrationSpec | None:
+        """Say what the study calibrated `method` on; None if it needs no text."""

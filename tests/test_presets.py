@@ -1,0 +1,115 @@
+"""The preset `paper` says what arXiv 2508.14896 says, cell by cell."""
+
+import pytest
+
+from dllm_sweep import presets
+from dllm_sweep.errors import UnknownName
+from dllm_sweep.evaluation.tasks.facts import FACTS
+from dllm_sweep.spec import DecodingSpec
+
+PAPER = presets.load("paper")
+LLADA_LIKE = ("llada", "llada_moe", "illada")
+SCORED = [
+    ("winogrande", 0, 128, None),
+    ("piqa", 0, 128, None),
+    ("arc_challenge", 0, 128, "acc_norm"),
+    ("arc_easy", 0, 128, None),
+    ("hellaswag", 0, 128, "acc_norm"),
+    ("mmlu", 5, 1, None),
+]
+WRITTEN = [
+    ("gsm8k", 4, 256, 256, 32, "exact_match,flexible-extract"),
+    ("minerva_math", 0, 256, 256, 64, None),
+    ("humaneval", 0, 512, 512, 32, None),
+    ("mbpp", 3, 512, 512, 32, None),
+]
+
+
+def test_the_study_has_ten_tasks_in_the_order_of_its_tables():
+    assert PAPER.tasks == tuple(row[0] for row in (*SCORED, *WRITTEN)) == tuple(FACTS)
+    assert PAPER.dtype == "bfloat16"
+
+
+@pytest.mark.parametrize("family", LLADA_LIKE)
+@pytest.mark.parametrize(("task", "shots", "draws", "metric"), SCORED)
+def test_a_scored_task_of_a_llada(family, task, shots, draws, metric):
+    found = PAPER.settings(task, family)
+    assert (found.shots, found.draws, found.estimator) == (shots, draws, "llada")
+    assert (found.metric, found.decoding) == (metric, None)
+
+
+@pytest.mark.parametrize("family", LLADA_LIKE)
+@pytest.mark.parametrize(("task", "shots", "length", "steps", "block", "metric"), WRITTEN)
+def test_a_written_task_of_a_llada(family, task, shots, length, steps, block, metric):
+    found = PAPER.settings(task, family)
+    assert (found.shots, found.draws, found.metric) == (shots, None, metric)
+    assert found.decoding == DecodingSpec(
+        gen_length=length,
+        steps=steps,
+        block_length=block,
+        temperature=0.0,
+        algorithm="low_confidence",
+        sampler="blockwise",
+        cfg_scale=0.0,
+    )
+
+
+@pytest.mark.parametrize(("task", "shots", "draws", "metric"), SCORED)
+def test_a_scored_task_of_dream_takes_its_own_estimator_and_128_draws(task, shots, draws, metric):
+    found = PAPER.settings(task, "dream")
+    assert (found.shots, found.draws, found.estimator) == (shots, 128, "dream")
+    assert found.metric == metric
+
+
+@pytest.mark.parametrize("task", [row[0] for row in WRITTEN])
+def test_dream_writes_128_tokens_on_its_timeline(task):
+    found = PAPER.settings(task, "dream")
+    assert found.shots == PAPER.settings(task, "llada").shots
+    assert found.decoding == DecodingSpec(
+        gen_length=128,
+        steps=128,
+        block_length=128,
+        temperature=0.0,
+        algorithm="entropy",
+        sampler="timeline",
+        top_p=0.95,
+    )
+
+
+def test_a_block_model_writes_in_blocks_of_its_own():
+    found = PAPER.settings("gsm8k", "sdar").decoding
+    assert (found.gen_length, found.steps, found.block_length) == (256, 256, 4)
+
+
+def test_a_task_outside_the_study_keeps_the_sweeps_own_settings():
+    found = PAPER.settings("boolq", "dream")
+    assert (found.shots, found.draws, found.decoding, found.estimator) == (
+        None,
+        None,
+        None,
+        "dream",
+    )
+
+
+def test_an_unknown_family_or_preset_is_refused():
+    with pytest.raises(UnknownName, match="unknown model family.*'lladda'.*did you mean 'llada'"):
+        PAPER.settings("gsm8k", "lladda")
+    with pytest.raises(UnknownName, match="unknown preset 'papers'.*'paper'"):
+        presets.load("papers")
+
+
+def test_awq_calibrates_on_the_pile_and_the_others_on_wikitext():
+    awq, gptq = PAPER.calibration("awq"), PAPER.calibration("gptq")
+    assert (awq.source, awq.samples, awq.length) == ("mit-han-lab/pile-val-backup", 128, 512)
+    assert (gptq.source, gptq.samples, gptq.length) == ("Salesforce/wikitext", 128, 2048)
+    assert all(PAPER.calibration(one) == gptq for one in ("smoothquant", "quarot", "duquant"))
+    assert PAPER.calibration("fp") is PAPER.calibration("rtn") is None
+
+
+def test_sizes_of_groups_are_those_of_their_members():
+    for task in ("mmlu", "minerva_math"):
+        facts = FACTS[task]
+        assert facts.items == sum(size for _, size in facts.members) == facts.items_within(None)
+    assert FACTS["mmlu"].items_within(20) == 57 * 20
+    assert FACTS["gsm8k"].items_within(20) == 20
+    assert FACTS["gsm8k"].tokens_with(4) == 66 + 4 * 160
