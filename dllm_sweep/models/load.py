@@ -22,7 +22,8 @@ from dllm_sweep.models.checkpoint import (
     weight_files,
 )
 from dllm_sweep.models.family import ModelFamily, Special
-from dllm_sweep.models.locate import locate
+from dllm_sweep.models.known import completed
+from dllm_sweep.models.locate import find_family, locate
 from dllm_sweep.models.placement import Placement, connect
 from dllm_sweep.models.planted import plant_outliers
 from dllm_sweep.models.tokenizer import load_tokenizer, with_tokenizers_ids
@@ -39,6 +40,7 @@ def load_model(
     device: str | torch.device | Sequence[str | torch.device] | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
+    family: str = "auto",
 ) -> DiffusionModel:
     """Load a masked diffusion language model; no code of the checkpoint is ever run.
 
@@ -49,25 +51,27 @@ def load_model(
         dtype: `float32`, `bfloat16` or `float16`; None is float32 on a CPU and the checkpoint's
             own type on a GPU.
         revision: Branch, tag or commit on the hub.
+        family: `auto` finds it from config.json; otherwise its name.
 
     Raises:
-        UnknownName: If there is no such model.
+        UnknownName: If there is no such model or family.
         CheckpointError: If the checkpoint cannot be loaded completely and exactly.
     """
     location = locate(name, revision)
-    folder, config = location.folder, read_config(location.folder)
-    family = find_family(config, folder)
-    host = _build_host(family, config, folder, _devices(device), _dtype(dtype))
-    tokenizer = load_tokenizer(folder, family)
-    special = with_tokenizers_ids(family.special(config), family, tokenizer)
+    folder = location.folder
+    config = completed(name, read_config(folder))
+    kind = _family(family, config, folder)
+    host = _build_host(kind, config, folder, _devices(device), _dtype(dtype))
+    tokenizer = load_tokenizer(folder, kind)
+    special = with_tokenizers_ids(kind.special(config), kind, tokenizer)
     model = DiffusionModel(
         name=name,
         host=host,
-        family=family,
+        family=kind,
         tokenizer=tokenizer,
         special=_check_special(special, host, folder),
-        max_length=family.max_length(config),
-        block_size=family.block_size(config),
+        max_length=kind.max_length(config),
+        block_size=kind.block_size(config),
     )
     if location.planted is not None:
         plant_outliers(model, location.planted)
@@ -88,6 +92,13 @@ def weight_bytes(name: str, *, dtype: str, revision: str | None = None) -> int:
     return weights * size
 
 
+def _family(name: str, config: Mapping[str, Any], folder: Path) -> ModelFamily:
+    if name == "auto":
+        return find_family(config, folder)
+    family: ModelFamily = plugins.load("model family", name)
+    return family
+
+
 def _devices(
     given: str | torch.device | Sequence[str | torch.device] | None,
 ) -> tuple[torch.device, ...]:
@@ -95,25 +106,6 @@ def _devices(
         given = "cuda" if torch.cuda.is_available() else "cpu"
     several = (given,) if isinstance(given, str | torch.device) else given
     return tuple(torch.device(one) for one in several)
-
-
-def find_family(config: Mapping[str, Any], folder: Path) -> ModelFamily:
-    """Find the family that loads checkpoints with this config's `model_type`.
-
-    Raises:
-        CheckpointError: If there is none.
-    """
-    model_type = config.get("model_type")
-    known: list[str] = []
-    for name in plugins.names("model family"):
-        family: ModelFamily = plugins.load("model family", name)
-        if model_type in family.model_types:
-            return family
-        known.extend(family.model_types)
-    raise CheckpointError(
-        f"{folder}/config.json: model_type {model_type!r} is not supported"
-        f" (supported: {', '.join(sorted(known))})"
-    )
 
 
 def check_bidirectional(model: DiffusionModel) -> None:

@@ -5,11 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
-from dllm_sweep.errors import CheckpointError, UnknownName
+from dllm_sweep import plugins
+from dllm_sweep.errors import CheckpointError, InputError, UnknownName
+from dllm_sweep.models import known
+from dllm_sweep.models.family import ModelFamily
 from dllm_sweep.models.planted import VARIANTS, PlantedOutliers
 from dllm_sweep.spec import ModelRef, sha256_of
 
@@ -114,6 +119,75 @@ def tensor_shapes(ref: ModelRef) -> dict[str, tuple[int, ...]]:
     folder = _local_folder(ref.name)
     files = [] if folder is None else sorted(folder.glob("*.safetensors"))
     return {name: shape for file in files for name, shape in _shapes_in(file).items()}
+
+
+def family_of(ref: ModelRef) -> str:
+    """Name the family of a checkpoint from its config.json here, or from the table of published
+    ones; nothing is downloaded.
+
+    Raises:
+        UnknownName: If there is no such embedded model or folder and it is no hub id.
+        CheckpointError: If its kind is not supported, with the reason.
+        InputError: If its config.json is not on this machine and it is not in the table.
+    """
+    config = _local_config(ref)
+    if config is not None:
+        return find_family(config, Path(ref.name)).name
+    refusal = known.refusal(ref.name)
+    if refusal is not None:
+        raise CheckpointError(refusal)
+    published = known.published(ref.name)
+    if published is None:
+        raise InputError(
+            f"model {str(ref)!r}: its family is not known before it is downloaded: name a local"
+            " folder, or write its `family`"
+        )
+    return published.family
+
+
+def find_family(config: Mapping[str, Any], folder: Path) -> ModelFamily:
+    """Find the family that loads checkpoints with this config's `model_type`.
+
+    Raises:
+        CheckpointError: If there is none, with the reason if it is known.
+    """
+    refusal = known.refusal(str(folder), config)
+    if refusal is not None:
+        raise CheckpointError(refusal)
+    model_type = config.get("model_type")
+    types: list[str] = []
+    for name in plugins.names("model family"):
+        family: ModelFamily = plugins.load("model family", name)
+        if model_type in family.model_types:
+            return family
+        types.extend(family.model_types)
+    raise CheckpointError(
+        f"{folder}/config.json: model_type {model_type!r} is not supported"
+        f" (supported: {', '.join(sorted(types))})"
+    )
+
+
+def _local_config(ref: ModelRef) -> dict[str, Any] | None:
+    """What config.json says, of a folder or in the hub's cache; None if it is not here."""
+    folder = _local_folder(ref.name)
+    path = _cached_config(ref) if folder is None else folder / "config.json"
+    if path is None:
+        return None
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} is not a JSON object")
+    return value
+
+
+def _cached_config(ref: ModelRef) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+
+    hub_id, revision = _split(ref.name, ref.revision)
+    cached = try_to_load_from_cache(hub_id, "config.json", revision=revision)
+    return Path(cached) if isinstance(cached, str) else None
 
 
 def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
