@@ -71,12 +71,19 @@ def chat_ids(
         if isinstance(conversation, str)
         else [dict(message) for message in conversation]
     )
-    if tokenizer.chat_template is None:
-        text = family.chat_text(messages)
-    else:
-        text = tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+    text = chat_text(tokenizer, family, messages)
     ids: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
     return ids
+
+
+def chat_text(tokenizer: Any, family: ModelFamily, messages: Sequence[Message]) -> str:
+    """Write a conversation up to where the answer starts, as `chat_ids` tokenizes it."""
+    if tokenizer.chat_template is None:
+        return family.chat_text(messages)
+    text: str = tokenizer.apply_chat_template(
+        [dict(message) for message in messages], tokenize=False, add_generation_prompt=True
+    )
+    return text
 
 
 @contextmanager
