@@ -8,9 +8,10 @@ from typing import Any
 _EXPORTS = {
     "generate": "dllm_sweep.decoding.blockwise",
     "log_likelihood": "dllm_sweep.decoding.likelihood",
+    "nll_bound": "dllm_sweep.decoding.bound",
 }
 
-__all__ = ["generate", "log_likelihood"]
+__all__ = ["generate", "log_likelihood", "nll_bound"]
 
 
 def __getattr__(name: str) -> Any:
