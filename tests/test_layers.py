@@ -24,6 +24,7 @@ LAYERS = {
     "cluster": 7,
     "doctor": 8,
     "cluster_doctor": 8,
+    "answers": 7,
     "reports": 8,
     "upkeep": 8,
     "controller": 7,

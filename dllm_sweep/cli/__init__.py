@@ -28,6 +28,7 @@ COMMANDS = {
     "plan": ("plan", "Say what a sweep would run, and why; nothing is written."),
     "resume": ("launch", "Run whatever is not finished of a sweep."),
     "retry": ("launch", "Run trials that failed or were cancelled again."),
+    "samples": ("samples", "Print a trial's answers beside those of full precision."),
     "show": ("trials", "Print everything about one trial."),
     "sql": ("results", "Run one SELECT on the store, read-only."),
     "status": ("status", "Say who runs a sweep, how far it is, and when it will be done."),
