@@ -8,8 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from dllm_sweep.models.cache import KeyValueCache
 from dllm_sweep.models.family import LinearGroup, Message, ModelFamily, Special
+from dllm_sweep.models.forward import chosen_logits, visible_keys
 from dllm_sweep.models.tokenizer import chat_ids
+from dllm_sweep.models.work import Work
 
 __all__ = ["DiffusionModel", "LinearGroup", "ModelFamily", "Special"]
 
@@ -25,6 +28,7 @@ class DiffusionModel:
         special: Mask, end and padding ids.
         max_length: Longest sequence in tokens.
         block_size: Tokens in a block of block-causal attention; None if attention is full.
+        work: What it has computed since it was built.
         quantization_report: What `dllm_sweep.quantize` did to it; None in full precision.
     """
 
@@ -42,6 +46,7 @@ class DiffusionModel:
         self.name, self.host, self.family = name, host, family
         self.tokenizer, self.special, self.max_length = tokenizer, special, max_length
         self.block_size = block_size
+        self.work = Work()
         self.quantization_report: Any = None
 
     @property
@@ -88,6 +93,8 @@ class DiffusionModel:
     def logits(self, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Predict every position from the whole sequence.
 
+        This is the plain computation in the host's own forward pass, the reference of the others.
+
         Args:
             input_ids: (B, L) int64.
             attention_mask: (B, L), 1 for tokens and 0 for padding; None if there is no padding.
@@ -95,16 +102,17 @@ class DiffusionModel:
         Returns:
             (B, L, V) in the model's dtype; row i predicts position i in every family.
         """
-        out = self.host(input_ids=input_ids, attention_mask=attention_mask, use_cache=False)
+        self._count(input_ids, input_ids.numel())
+        mask = self.host_mask(input_ids, attention_mask)
+        out = self.host(input_ids=input_ids, attention_mask=mask, use_cache=False)
         if self.family.logit_shift == 0:
             return out.logits
         return torch.cat((out.logits[:, :1], out.logits[:, :-1]), dim=1)
 
-    @torch.inference_mode()
     def logits_at(
         self, input_ids: Tensor, positions: Tensor, attention_mask: Tensor | None = None
     ) -> Tensor:
-        """Predict some positions of each row, from the whole sequence.
+        """Predict some positions of each row, from the whole sequence, at less cost.
 
         Args:
             input_ids: (B, L) int64.
@@ -112,7 +120,60 @@ class DiffusionModel:
             attention_mask: (B, L), 1 for tokens and 0 for padding; None if there is no padding.
 
         Returns:
-            (B, W, V) in the model's dtype: `logits` at `positions`.
+            (B, W, V) in the model's dtype: `logits` at `positions`, up to rounding.
         """
-        index = positions[..., None].expand(-1, -1, self.host.config.vocab_size)
-        return self.logits(input_ids, attention_mask).gather(1, index)
+        self._count(input_ids, positions.numel())
+        return chosen_logits(self, input_ids, positions, attention_mask)
+
+    def logits_cached(
+        self,
+        input_ids: Tensor,
+        positions: Tensor,
+        attention_mask: Tensor | None = None,
+        *,
+        cache: KeyValueCache,
+        start: int = 0,
+    ) -> Tensor:
+        """Predict some positions from a part of the sequence and kept keys and values of the rest.
+
+        The part's own keys and values go into the cache. The whole sequence from 0 on fills it.
+
+        Args:
+            input_ids: (B, N) int64, the tokens from position `start` on.
+            positions: (B, W) int64, absolute, within the part; a shifted model cannot predict
+                the part's first position unless `start` is 0.
+            attention_mask: (B, L) over the whole sequence, 1 for tokens and 0 for padding; None
+                if there is no padding.
+            cache: Keys and values of this batch.
+            start: Position of the first of `input_ids`.
+
+        Returns:
+            (B, W, V) in the model's dtype.
+
+        Raises:
+            ValueError: If positions before `start` were never forwarded or a prediction is not
+                computed here.
+        """
+        self._count(input_ids, positions.numel())
+        return chosen_logits(self, input_ids, positions, attention_mask, cache=cache, start=start)
+
+    def host_mask(self, input_ids: Tensor, attention_mask: Tensor | None) -> Tensor | None:
+        """Give the attention mask with which the host is called for a whole sequence.
+
+        Args:
+            input_ids: (B, L) int64.
+            attention_mask: (B, L), 1 for tokens and 0 for padding; None if there is no padding.
+
+        Returns:
+            `attention_mask` itself if attention is full; else (B, 1, L, L) bool, who sees whom.
+        """
+        if self.block_size is None:
+            return attention_mask
+        rows, length = input_ids.shape
+        every = torch.arange(length, device=input_ids.device)[None]
+        seen = visible_keys(every, attention_mask, length=length, block_size=self.block_size)
+        return None if seen is None else seen.expand(rows, -1, -1, -1)
+
+    def _count(self, input_ids: Tensor, head_tokens: int) -> None:
+        rows, tokens = len(input_ids), input_ids.numel()
+        self.work += Work(calls=1, rows=rows, tokens=tokens, head_tokens=head_tokens)

@@ -109,22 +109,35 @@ def _devices(
 
 
 def check_bidirectional(model: DiffusionModel) -> None:
-    """Make sure that the first position sees the later ones and that the logits are finite.
+    """Make sure that the first position sees just what it should and the logits are finite.
+
+    It should see the whole sequence, or with block-causal attention the first block alone.
 
     Raises:
-        CheckpointError: If attention is causal or the weights give NaN or infinity.
+        CheckpointError: If attention is another or the weights give NaN or infinity.
     """
-    size = model.host.config.vocab_size
-    ids = torch.arange(_SELF_TEST_LENGTH, device=model.device)[None] % size
-    changed = torch.cat((ids[:, :1], (ids[:, 1:] + _SELF_TEST_LENGTH) % size), dim=1)
-    first, second = model.logits(ids), model.logits(changed)
+    size = model.block_size or _SELF_TEST_LENGTH
+    ids = torch.arange(2 * size, device=model.device)[None] % model.host.config.vocab_size
+    first, inside = model.logits(ids), model.logits(_changed(model, ids, 1, size))
     if not bool(torch.isfinite(first).all()):
         raise CheckpointError(f"model {model.name!r}: its logits are not finite; weights damaged?")
-    if torch.equal(first[:, 0], second[:, 0]):
+    if torch.equal(first[:, 0], inside[:, 0]):
         raise CheckpointError(
             f"model {model.name!r}: attention is causal, or empty: the first position does not"
             " see the others; a diffusion language model needs bidirectional attention"
         )
+    outside = model.logits(_changed(model, ids, size, 2 * size))
+    if torch.equal(first[:, 0], outside[:, 0]) != (model.block_size is not None):
+        raise CheckpointError(
+            f"model {model.name!r}: attention is not {model.family.attention}: the first position"
+            f" {'sees' if model.block_size else 'does not see'} what comes after {size} tokens"
+        )
+
+
+def _changed(model: DiffusionModel, ids: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    changed = ids.clone()
+    changed[:, start:stop] = (ids[:, start:stop] + _SELF_TEST_LENGTH) % model.host.config.vocab_size
+    return changed
 
 
 def _build_host(
