@@ -6,7 +6,7 @@ import importlib
 from typing import Any
 
 _EXPORTS = {
-    "generate": "dllm_sweep.decoding.blockwise",
+    "generate": "dllm_sweep.decoding.sampler",
     "log_likelihood": "dllm_sweep.decoding.likelihood",
     "nll_bound": "dllm_sweep.decoding.bound",
 }

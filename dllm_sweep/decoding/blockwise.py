@@ -1,82 +1,23 @@
-"""LLaDA's block-wise sampler (arXiv 2502.09992, section 2.4).
+"""LLaDA's block-wise sampler (arXiv 2502.09992, section 2.4), with Fast-dLLM's options.
 
-The window of mask tokens behind the prompt is written block by block from left to right. In
-each step the model predicts the whole sequence, and the positions of the block that the
-algorithm rates highest are written for good.
+The window of mask tokens behind the prompt is written block by block from left to right. In each
+step the model predicts the masked positions of the block from the whole sequence, and those that
+the algorithm rates highest are written for good.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from dllm_sweep import plugins
-from dllm_sweep.decoding.base import DecodingAlgorithm, ItemsCallback
-from dllm_sweep.decoding.batching import batches, check_ids, check_length, pad
-from dllm_sweep.decoding.options import ALGORITHM, check_decoding
-from dllm_sweep.errors import InputError
-from dllm_sweep.models.base import DiffusionModel
+from dllm_sweep.decoding.base import DecodingAlgorithm
+from dllm_sweep.decoding.cached import CachedBlock
+from dllm_sweep.decoding.window import Windows
 from dllm_sweep.spec import DecodingSpec
 
-Prompts = Sequence[Sequence[int]]
-
-
-def generate(
-    model: DiffusionModel,
-    prompts: Prompts,
-    *,
-    gen_length: int = 32,
-    steps: int = 32,
-    block_length: int = 32,
-    temperature: float = 0.0,
-    algorithm: str = "low_confidence",
-    seeds: Sequence[int] | None = None,
-    batch_size: int | None = None,
-    progress: ItemsCallback | None = None,
-) -> list[list[int]]:
-    """Write `gen_length` tokens behind each prompt.
-
-    In float32 the answer to a prompt depends neither on the other prompts nor on the batch size.
-
-    Args:
-        model: The model.
-        prompts: Token ids, of any lengths; they are not changed.
-        gen_length: Tokens to write.
-        steps: Model calls over the whole window.
-        block_length: Tokens in a block; it divides `gen_length`.
-        temperature: Scale of the Gumbel noise on the logits; 0 takes the likeliest token.
-        algorithm: Name of the rule that chooses the positions, a file beside this one.
-        seeds: Seed of each prompt's random numbers; None is 0, 1, 2 and so on.
-        batch_size: Prompts in a batch; None is as many as fit.
-        progress: Called after each batch.
-
-    Returns:
-        The tokens written for each prompt, `gen_length` each, end-of-text tokens included.
-
-    Raises:
-        InputError: If the options do not fit together or a prompt does not fit the model.
-    """
-    decoding = DecodingSpec(
-        gen_length=gen_length,
-        steps=steps,
-        block_length=block_length,
-        temperature=temperature,
-        algorithm=algorithm,
-    )
-    check_decoding(decoding)
-    seeds = range(len(prompts)) if seeds is None else seeds
-    _check_prompts(model, prompts, seeds, gen_length)
-    rule: DecodingAlgorithm = plugins.load(ALGORITHM, algorithm)
-    answers: dict[int, list[int]] = {}
-    for rows in batches(model, [len(prompt) + gen_length for prompt in prompts], batch_size):
-        generators = [torch.Generator().manual_seed(seeds[row]) for row in rows]
-        written = _write(model, [prompts[row] for row in rows], decoding, rule, generators)
-        answers.update(zip(rows, written.tolist(), strict=True))
-        if progress is not None:
-            progress(len(answers), len(prompts))
-    return [answers[row] for row in range(len(prompts))]
+Predict = Callable[[Sequence[int], Tensor], Tensor]
 
 
 def transfer_counts(masked: int, steps: int) -> list[int]:
@@ -85,60 +26,115 @@ def transfer_counts(masked: int, steps: int) -> list[int]:
     return [share + (step < rest) for step in range(steps)]
 
 
-@torch.inference_mode()
-def _write(
-    model: DiffusionModel,
-    prompts: Prompts,
-    decoding: DecodingSpec,
-    rule: DecodingAlgorithm,
-    generators: Sequence[torch.Generator],
-) -> Tensor:
-    """Write one batch; give its windows, (B, gen_length) int64."""
-    # The window stays visible to its end: a model trained to end texts early has learned from
-    # the tail. Only the padding before shorter prompts is hidden.
-    window = [model.special.mask_id] * decoding.gen_length
-    rows = [[*prompt, *window] for prompt in prompts]
-    ids, shown = pad(rows, model.special.pad_id, left=True, device=model.device)
-    first, length = ids.shape[1] - decoding.gen_length, decoding.block_length
+def schedule(decoding: DecodingSpec, *, first_alone: bool = False) -> list[int]:
+    """How many positions of a block each step writes at least.
+
+    With a threshold or a factor the steps are as many as the block may need: one position each.
+
+    Args:
+        decoding: The options.
+        first_alone: The first step writes one position and the others share the rest.
+    """
+    length = decoding.block_length
+    if decoding.threshold is not None or decoding.factor is not None:
+        return [1] * length
     steps = decoding.steps * length // decoding.gen_length
-    for start in range(first, ids.shape[1], length):
-        for count in transfer_counts(length, steps):
-            block = slice(start, start + length)
-            logits = model.logits(ids, shown)[:, block].double()
-            tokens = _candidates(logits, decoding.temperature, generators)
-            confidence = rule.confidence(logits, tokens, generators)
-            _transfer(ids[:, block], tokens, confidence, count, model.special.mask_id)
-    return ids[:, first:]
+    if first_alone and length > 1:
+        return [1, *transfer_counts(length - 1, steps - 1)]
+    return transfer_counts(length, steps)
 
 
-def _candidates(
-    logits: Tensor, temperature: float, generators: Sequence[torch.Generator]
-) -> Tensor:
-    """Choose a token for each position, (B, W) int64, from logits (B, W, V) float64."""
-    if temperature == 0:
-        return logits.argmax(-1)
-    # Gumbel-max needs float64: the tails of float32 noise change what is sampled.
-    shape = logits.shape[1:]
-    uniform = [torch.rand(shape, generator=one, dtype=torch.float64) for one in generators]
-    noise = -torch.log(-torch.log(torch.stack(uniform).to(logits.device)))
-    return (logits + temperature * noise).argmax(-1)
+def write(windows: Windows, rule: DecodingAlgorithm) -> None:
+    """Write the windows of one batch in place."""
+    length = windows.decoding.block_length
+    blocks = -(-max(windows.length - start for start in windows.starts) // length)
+    for first in range(windows.length - blocks * length, windows.length, length):
+        if windows.decoding.cache == "none":
+            _write_block(windows, rule, first)
+        else:
+            _write_cached_block(windows, rule, first)
 
 
-def _transfer(block: Tensor, tokens: Tensor, confidence: Tensor, count: int, mask_id: int) -> None:
-    """Write the `count` most confident masked positions of each row into `block` in place."""
-    masked = block == mask_id
-    ranked = confidence.masked_fill(~masked, -torch.inf)
-    # A stable sort, unlike topk, keeps the leftmost of equal positions first.
-    order = ranked.sort(dim=-1, descending=True, stable=True).indices
-    chosen = torch.zeros_like(masked).scatter(1, order[:, :count], True) & masked
-    block.copy_(torch.where(chosen, tokens, block))
+def how_many(confidence: Tensor, valid: Tensor, least: int, decoding: DecodingSpec) -> Tensor:
+    """How many of its surest positions each row writes in this step, (B,) int64.
+
+    Args:
+        confidence: (B, W) float64, log-odds if there is a threshold or a factor.
+        valid: (B, W) bool, whether the position is masked.
+        least: What the schedule says; with a threshold or a factor the least.
+        decoding: The options (Fast-dLLM, arXiv 2505.22618, section 3.3).
+    """
+    probability = confidence.sigmoid().masked_fill(~valid, -torch.inf)
+    if decoding.threshold is not None:
+        count = (probability >= decoding.threshold).sum(-1)
+    elif decoding.factor is not None:
+        # (n + 1)(1 - p_n) grows with n: the n that satisfy the bound are the first ones.
+        number = torch.arange(1, valid.shape[1] + 1, device=valid.device)
+        surest = probability.sort(dim=-1, descending=True).values
+        count = ((number + 1) * (1 - surest) < decoding.factor).sum(-1)
+    else:
+        count = torch.zeros(len(valid), dtype=torch.int64, device=valid.device)
+    return count.clamp(min=least)
 
 
-def _check_prompts(
-    model: DiffusionModel, prompts: Prompts, seeds: Sequence[int], gen_length: int
+def highest(confidence: Tensor, valid: Tensor, counts: Tensor) -> Tensor:
+    """The `counts` (B,) highest of the valid positions of each row, (B, W) bool.
+
+    Equal ones are taken from the left: a stable sort, unlike topk, keeps their order.
+    """
+    order = confidence.masked_fill(~valid, -torch.inf).sort(dim=-1, descending=True, stable=True)
+    rank = order.indices.argsort(-1)
+    return (rank < counts[:, None]) & valid
+
+
+def _write_block(windows: Windows, rule: DecodingAlgorithm, first: int) -> None:
+    last = first + windows.decoding.block_length
+    # Under block-causal attention what stands behind a block cannot change what is read in it.
+    end = None if windows.model.block_size is None else last
+
+    def predict(rows: Sequence[int], columns: Tensor) -> Tensor:
+        return windows.predict(rows, columns, end=end)
+
+    for least in schedule(windows.decoding):
+        rows = windows.open(first, last)
+        if not rows:
+            return
+        _write_step(windows, rule, predict, rows, windows.columns(rows, first, last), least)
+
+
+def _write_cached_block(windows: Windows, rule: DecodingAlgorithm, first: int) -> None:
+    last = first + windows.decoding.block_length
+    block = CachedBlock(windows, first, last)
+    # With shifted logits the block's first position is read one column before the block, which
+    # only the block's first model call computes: that call writes this position alone.
+    shifted = windows.model.family.logit_shift == 1
+    for step, least in enumerate(schedule(windows.decoding, first_alone=shifted)):
+        alone, rest = (first, first + 1), (first + shifted, last)
+        span = alone if shifted and step == 0 else rest
+        rows = windows.open(*span)
+        if not rows:
+            return
+        places = windows.columns(rows, *span)
+        _write_step(windows, rule, block.predict, rows, places, least)
+
+
+def _write_step(
+    windows: Windows,
+    rule: DecodingAlgorithm,
+    predict: Predict,
+    rows: Sequence[int],
+    places: tuple[Tensor, Tensor],
+    least: int,
 ) -> None:
-    if len(seeds) != len(prompts):
-        raise InputError(f"{len(seeds)} seeds for {len(prompts)} prompts: give one each, or none")
-    for number, prompt in enumerate(prompts):
-        check_ids(model, prompt, f"prompt {number}")
-        check_length(model, len(prompt) + gen_length, f"prompt {number} with its answer")
+    """Predict the columns of rows and write the surest."""
+    columns, valid = places
+    decoding, draws = windows.decoding, windows.draws(rows, columns)
+    logits = predict(rows, columns)
+    greedy = decoding.temperature == 0
+    tokens = logits.argmax(-1) if greedy else draws.tokens(logits, decoding.temperature)
+    confidence = rule.confidence(logits, tokens, draws).cpu()
+    if decoding.defer_end:
+        ends = torch.tensor(windows.model.special.end_ids)
+        confidence = confidence.masked_fill(torch.isin(tokens.cpu(), ends), -torch.inf)
+    counts = how_many(confidence, valid, least, decoding)
+    windows.write(rows, columns, tokens, highest(confidence, valid, counts))

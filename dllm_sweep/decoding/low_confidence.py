@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dllm_sweep.decoding.draws import Draws
 
 
 class LowConfidence:
     """Ranks positions by the probability of their token."""
 
-    def confidence(
-        self, logits: Tensor, tokens: Tensor, generators: Sequence[torch.Generator]
-    ) -> Tensor:
+    sampler = "blockwise"
+
+    def confidence(self, logits: Tensor, tokens: Tensor, draws: Draws) -> Tensor:
         """Give the log-odds of each token, (B, W) float64 from (B, W, V) and (B, W).
 
         They order positions as the probabilities do, but do not tie at 1.0 when the model is
         nearly certain of many positions at once.
         """
         chosen = tokens[..., None]
-        others = logits.scatter(-1, chosen, -torch.inf)
+        others = logits.scatter(-1, chosen, -math.inf)
         return logits.gather(-1, chosen)[..., 0] - others.logsumexp(-1)
 
 

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from dllm_sweep.decoding.draws import Draws
 
 
 class Random:
     """Ranks positions by random numbers."""
 
-    def confidence(
-        self, logits: Tensor, tokens: Tensor, generators: Sequence[torch.Generator]
-    ) -> Tensor:
+    sampler = "blockwise"
+
+    def confidence(self, logits: Tensor, tokens: Tensor, draws: Draws) -> Tensor:
         """Give each position a number from [0, 1), (B, W) float64."""
-        width = tokens.shape[1]
-        rows = [torch.rand(width, generator=one, dtype=torch.float64) for one in generators]
-        return torch.stack(rows).to(logits.device)
+        return draws.uniform().to(logits)
 
 
 PLUGIN = Random()

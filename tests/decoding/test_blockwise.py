@@ -6,8 +6,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dllm_sweep import generate, load_model
-from dllm_sweep.decoding.blockwise import _transfer, transfer_counts
+from dllm_sweep.decoding.blockwise import highest, transfer_counts
+from dllm_sweep.decoding.sampler import sample
 from dllm_sweep.errors import InputError, UnknownName
+from dllm_sweep.spec import DecodingSpec
 
 PROMPTS = [[5, 9, 17, 33], [250], [7] * 21, [3, 1, 4, 1, 5, 9, 2, 6], [100, 101]]
 OPTIONS = {"gen_length": 16, "block_length": 8, "steps": 8}
@@ -33,7 +35,7 @@ def test_every_model_call_sees_what_the_authors_sampler_shows(model, golden_case
 
         with monkeypatch.context() as patched:
             patched.setattr(model, "logits", record)
-            generate(model, tensors["prompt"].tolist(), **case["options"])
+            sample(model, tensors["prompt"].tolist(), DecodingSpec(**case["options"]), plain=True)
         assert torch.equal(torch.stack(seen), tensors["states"]), case["id"]
 
 
@@ -128,14 +130,13 @@ def test_transfer_counts_share_all_positions_evenly(masked, steps):
     assert max(counts) - min(counts) <= 1
 
 
-def test_equal_confidences_are_written_from_the_left():
-    block = torch.full((1, 6), 9)
-    _transfer(block, torch.arange(6)[None], torch.zeros(1, 6, dtype=torch.float64), 3, mask_id=9)
-    assert block.tolist() == [[0, 1, 2, 9, 9, 9]]
+def test_equal_confidences_are_taken_from_the_left():
+    valid = torch.tensor([[True, False, True, True], [True, True, True, True]])
+    chosen = highest(torch.zeros(2, 4, dtype=torch.float64), valid, torch.tensor([2, 3]))
+    assert chosen.tolist() == [[True, False, True, False], [True, True, True, False]]
 
 
-def test_what_is_written_is_never_written_again():
-    block = torch.tensor([[4, 9, 9]])
-    sure = torch.tensor([[5.0, 1.0, 2.0]], dtype=torch.float64)
-    _transfer(block, torch.tensor([[7, 7, 7]]), sure, 2, mask_id=9)
-    assert block.tolist() == [[4, 7, 7]]
+def test_what_is_not_masked_is_never_taken():
+    confidence = torch.tensor([[5.0, -torch.inf, 2.0]], dtype=torch.float64)
+    valid = torch.tensor([[False, True, True]])
+    assert highest(confidence, valid, torch.tensor([3])).tolist() == [[False, True, True]]

@@ -1,0 +1,173 @@
+"""The prompts of one batch with their windows of mask tokens, while these are being written.
+
+Rows end at one column: shorter prompts are padded on the left, and the padding is hidden. The
+window stays visible to its end: a model trained to end texts early has learned from the tail.
+Everything but the model's predictions lies on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from dllm_sweep.decoding.base import Generation, StopRule
+from dllm_sweep.decoding.batching import pad
+from dllm_sweep.decoding.draws import Draws
+from dllm_sweep.models.base import DiffusionModel
+from dllm_sweep.spec import DecodingSpec
+
+_CPU = torch.device("cpu")
+
+
+class Windows:
+    """One batch.
+
+    Args:
+        model: The model.
+        prompts: Token ids, of any lengths.
+        width: Tokens in each row's window; the first `decoding.gen_length` are the answer.
+        decoding: How it is written.
+        generators: Random numbers of each row.
+        stop: Says when an answer is complete; None writes every window to its end.
+        plain: Ask the model for all positions of all rows.
+
+    Attributes:
+        ids: (B, L) int64 on the CPU.
+        length: Columns.
+    """
+
+    def __init__(
+        self,
+        model: DiffusionModel,
+        prompts: Sequence[Sequence[int]],
+        width: Sequence[int],
+        decoding: DecodingSpec,
+        generators: Sequence[torch.Generator],
+        *,
+        stop: StopRule | None,
+        plain: bool,
+    ) -> None:
+        self.model, self.decoding, self.generators = model, decoding, generators
+        self.plain = plain
+        mask = [model.special.mask_id]
+        rows = [[*prompt, *mask * size] for prompt, size in zip(prompts, width, strict=True)]
+        self.ids, shown = pad(rows, model.special.pad_id, left=True, device=_CPU)
+        self.length = self.ids.shape[1]
+        self.shown = torch.ones_like(self.ids) if shown is None else shown
+        self.lengths = [len(row) for row in rows]
+        self.starts = [self.length - size for size in width]
+        self._inside = torch.arange(self.length) >= torch.tensor(self.starts)[:, None]
+        self._stop, self._done = stop, [False] * len(rows)
+        self._fronts = [0] * len(rows)
+        self._steps, self._forwards, self._tokens = ([0] * len(rows) for _ in range(3))
+
+    def open(self, first: int, last: int) -> list[int]:
+        """The rows that are not complete and have a mask in the columns [first, last)."""
+        masked = self._masked[:, first:last].any(1).tolist()
+        return [row for row, some in enumerate(masked) if some and not self._done[row]]
+
+    def columns(self, rows: Sequence[int], first: int, last: int) -> tuple[Tensor, Tensor]:
+        """The masked columns of rows within [first, last), from the left.
+
+        Returns:
+            Columns (B, W) int64 and (B, W) bool, False where a row has fewer masks than another.
+        """
+        masked = self._masked[list(rows), first:last]
+        width = int(masked.sum(1).max())
+        order = masked.int().argsort(dim=1, descending=True, stable=True)[:, :width]
+        return order + first, masked.gather(1, order)
+
+    def draws(self, rows: Sequence[int], columns: Tensor) -> Draws:
+        """Random numbers for columns (B, W) of rows, in this step."""
+        lengths = [self.lengths[row] for row in rows]
+        padding = self.length - torch.tensor(lengths)
+        return Draws([self.generators[row] for row in rows], lengths, columns - padding[:, None])
+
+    def predict(self, rows: Sequence[int], columns: Tensor, *, end: int | None = None) -> Tensor:
+        """Ask the model about columns of rows, seeing the columns before `end`; None sees all.
+
+        Returns:
+            (B, W, V) float64 on the model's device, guidance and forbidden tokens included.
+        """
+        end = self.length if end is None or self.plain else end
+        ids = self.ids[list(rows)]
+        logits = self._ask(ids, rows, columns, end)
+        scale = self.decoding.cfg_scale
+        if scale:
+            hidden = ids.masked_fill(~self._inside[list(rows)], self.model.special.mask_id)
+            without = self._ask(hidden, rows, columns, end)
+            logits = without + (scale + 1) * (logits - without)
+        self.count(rows, end, calls=2 if scale else 1)
+        return self.allowed(logits)
+
+    def allowed(self, logits: Tensor) -> Tensor:
+        """Take forbidden tokens out of logits (B, W, V), in place."""
+        if self.decoding.forbid_end:
+            logits[..., list(self.model.special.end_ids)] = -torch.inf
+        return logits
+
+    def count(self, rows: Sequence[int], end: int, *, calls: int = 1, start: int = 0) -> None:
+        """Note a step of rows, with so many calls on the columns [start, end)."""
+        for row in rows:
+            padding = self.length - self.lengths[row]
+            self._steps[row] += 1
+            self._forwards[row] += calls
+            self._tokens[row] += calls * (end - max(start, padding))
+
+    def write(self, rows: Sequence[int], columns: Tensor, tokens: Tensor, chosen: Tensor) -> None:
+        """Write `tokens` (B, W) into the columns of rows where `chosen` (B, W) is True."""
+        kept = self.ids[list(rows)]
+        written = torch.where(chosen, tokens.cpu(), kept.gather(1, columns))
+        self.ids[list(rows)] = kept.scatter(1, columns, written)
+        if self._stop is not None:
+            for row in rows:
+                self._done[row] = self._is_complete(row)
+
+    def generations(self) -> list[Generation]:
+        """What stands in the windows, cut to the answer's length."""
+        size = self.decoding.gen_length
+        return [
+            Generation(
+                tokens=tuple(self._front(row) if done else self._window(row)[:size]),
+                steps=self._steps[row],
+                forwards=self._forwards[row],
+                token_forwards=self._tokens[row],
+            )
+            for row, done in enumerate(self._done)
+        ]
+
+    @property
+    def _masked(self) -> Tensor:
+        # A prompt may hold mask tokens, too: they are no part of the answer.
+        return (self.ids == self.model.special.mask_id) & self._inside
+
+    def _ask(self, ids: Tensor, rows: Sequence[int], columns: Tensor, end: int) -> Tensor:
+        device, shown = self.model.device, self.shown[list(rows)]
+        # Padding that only rows needed that have left the batch since is not computed any more.
+        first = 0 if self.plain else int((shown.sum(0) == 0).sum())
+        shown, places = shown[:, first:end].to(device), (columns - first).to(device)
+        ids, mask = ids[:, first:end].to(device), None if bool(shown.all()) else shown
+        if not self.plain:
+            return self.model.logits_at(ids, places, mask).double()
+        logits = self.model.logits(ids, mask)
+        return logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1])).double()
+
+    def _window(self, row: int) -> list[int]:
+        window: list[int] = self.ids[row, self.starts[row] :].tolist()
+        return window
+
+    def _front(self, row: int) -> list[int]:
+        """The answer's tokens up to the first that is still masked."""
+        window, mask = self._window(row), self.model.special.mask_id
+        written = window.index(mask) if mask in window else len(window)
+        return window[: min(written, self.decoding.gen_length)]
+
+    def _is_complete(self, row: int) -> bool:
+        front = self._front(row)
+        if len(front) == self._fronts[row]:
+            return False
+        self._fronts[row] = len(front)
+        ended = any(one in self.model.special.end_ids for one in front)
+        return ended or (self._stop is not None and self._stop(front))
