@@ -40,7 +40,7 @@ def load_model(
     device: str | torch.device | Sequence[str | torch.device] | None = None,
     dtype: str | torch.dtype | None = None,
     revision: str | None = None,
-    family: str = "auto",
+    family: str | None = None,
 ) -> DiffusionModel:
     """Load a masked diffusion language model; no code of the checkpoint is ever run.
 
@@ -51,7 +51,7 @@ def load_model(
         dtype: `float32`, `bfloat16` or `float16`; None is float32 on a CPU and the checkpoint's
             own type on a GPU.
         revision: Branch, tag or commit on the hub.
-        family: `auto` finds it from config.json; otherwise its name.
+        family: Name of its family; None or `auto` finds it from config.json.
 
     Raises:
         UnknownName: If there is no such model or family.
@@ -92,10 +92,10 @@ def weight_bytes(name: str, *, dtype: str, revision: str | None = None) -> int:
     return weights * size
 
 
-def _family(name: str, config: Mapping[str, Any], folder: Path) -> ModelFamily:
-    if name == "auto":
+def _family(name: str | None, config: Mapping[str, Any], folder: Path) -> ModelFamily:
+    if name in (None, "auto"):
         return find_family(config, folder)
-    family: ModelFamily = plugins.load("model family", name)
+    family: ModelFamily = plugins.load("model family", str(name))
     return family
 
 

@@ -122,15 +122,17 @@ def tensor_shapes(ref: ModelRef) -> dict[str, tuple[int, ...]]:
 
 
 def family_of(ref: ModelRef) -> str:
-    """Name the family of a checkpoint from its config.json here, or from the table of published
-    ones; nothing is downloaded.
+    """Name the family of a checkpoint: what the reference says, else what its config.json here
+    says, else the table of published ones; nothing is downloaded.
 
     Raises:
         UnknownName: If there is no such embedded model or folder and it is no hub id.
         CheckpointError: If its kind is not supported, with the reason.
         InputError: If its config.json is not on this machine and it is not in the table.
     """
-    config = _local_config(ref)
+    if ref.family is not None:
+        return ref.family
+    config = local_config(ref)
     if config is not None:
         return find_family(config, Path(ref.name)).name
     refusal = known.refusal(ref.name)
@@ -167,8 +169,14 @@ def find_family(config: Mapping[str, Any], folder: Path) -> ModelFamily:
     )
 
 
-def _local_config(ref: ModelRef) -> dict[str, Any] | None:
-    """What config.json says, of a folder or in the hub's cache; None if it is not here."""
+def local_config(ref: ModelRef) -> dict[str, Any] | None:
+    """Read config.json of an embedded model, a folder, or in the hub's cache, with what the table
+    of published checkpoints adds to it; None if it is not on this machine.
+
+    Raises:
+        UnknownName: If there is no such embedded model or folder and it is no hub id.
+        CheckpointError: If it cannot be read.
+    """
     folder = _local_folder(ref.name)
     path = _cached_config(ref) if folder is None else folder / "config.json"
     if path is None:
@@ -179,7 +187,7 @@ def _local_config(ref: ModelRef) -> dict[str, Any] | None:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} is not a JSON object")
-    return value
+    return known.completed(ref.name, value)
 
 
 def _cached_config(ref: ModelRef) -> Path | None:
@@ -256,5 +264,6 @@ def _unreachable(hub_id: str, revision: str | None, error: Exception) -> Checkpo
     reason = next(iter(str(error).splitlines()), "")
     return CheckpointError(
         f"model {wanted!r} is neither embedded, nor a folder, nor to be had from the hub"
-        f" ({type(error).__name__}: {reason})"
+        f" ({type(error).__name__}: {reason}); without the hub, name a local folder or pin a"
+        f" commit: {hub_id}@<40 hex digits>"
     )
