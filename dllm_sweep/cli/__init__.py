@@ -26,6 +26,7 @@ COMMANDS = {
     "logs": ("trials", "Print the log of a trial's attempt."),
     "pause": ("control", "Stop handing out trials, or go on with --off."),
     "plan": ("plan", "Say what a sweep would run, and why; nothing is written."),
+    "rescore": ("rescore", "Score stored answers anew, without a GPU."),
     "resume": ("launch", "Run whatever is not finished of a sweep."),
     "retry": ("launch", "Run trials that failed or were cancelled again."),
     "samples": ("samples", "Print a trial's answers beside those of full precision."),

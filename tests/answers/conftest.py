@@ -59,7 +59,7 @@ def run_trials(folder):
     """Run both trials as workers do, without Ray; give the store's path."""
     path = folder / "store.db"
     store = open_store(path)
-    trials = (planned("fp", "w16a16"), planned("rtn", "w3a16-g128-asym"))
+    trials = (planned("fp", "w16a16"), planned("rtn", "w2a16-g128-asym"))
     sweep = store.plan_sweep("small", "name: small\n", trials)
     lease = store.take_lease("small", this_process(), seconds=600)
     files = root_for(f"sqlite:///{path}")

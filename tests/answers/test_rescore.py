@@ -1,0 +1,190 @@
+"""`rescore`: the stored scores come out of the stored answers again, to the last bit."""
+
+import os
+import sqlite3
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from dllm_sweep import load_model
+from dllm_sweep.errors import InputError
+from dllm_sweep.evaluation.evaluate import evaluate_task
+from dllm_sweep.evaluation.replay import rescore_task
+from dllm_sweep.evaluation.sample import Sample
+from dllm_sweep.spec import DecodingSpec, TaskSpec
+from dllm_sweep.workers import samples
+
+ROOT = Path(__file__).parents[2]
+DECODING = DecodingSpec(gen_length=8, steps=4, block_length=8)
+
+
+def test_stored_scores_come_out_again_shards_and_code_and_choices(run, run_json):
+    rows = run_json("rescore", "small")
+    assert {(row["trial"].split()[0], row["task"]) for row in rows} == {
+        (method, task)
+        for method in ("fp", "rtn")
+        for task in ("tiny_code", "tiny_facts", "tiny_math")
+    }
+    for row in rows:
+        assert (row["stored"], row["stored_n"]) == (row["rescored"], row["n"])
+        assert (row["difference"], row["items_changed"], row["differs"]) == (0, 0, False)
+    done = run("rescore", "small", "--task", "tiny_code")
+    assert (done.exit_code, done.output.splitlines()[-1]) == (0, "2 scores, all as stored")
+
+
+def test_no_model_is_loaded_and_torch_need_not_be_there(finished, key_of):
+    code = (
+        "import importlib.util, sys\n"
+        "gone, find = ('torch', 'ray', 'transformers'), importlib.util.find_spec\n"
+        "importlib.util.find_spec = lambda name, *more: None if name in gone else find(name, *more)\n"
+        "sys.modules.update(dict.fromkeys(gone))\n"
+        "from dllm_sweep.cli import main\n"
+        f"main(['rescore', {key_of('rtn')[:12]!r}, '--store', {str(finished)!r}])"
+    )
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "3 scores, all as stored" in done.stdout
+
+
+def test_a_score_that_the_answers_do_not_give_is_told(run, run_json, finished, tmp_path):
+    path = tmp_path / "altered.db"
+    with sqlite3.connect(finished) as source, sqlite3.connect(path) as target:
+        source.backup(target)
+        target.execute("UPDATE metric SET value = 0.125 WHERE task = 'tiny_facts'")
+    words = ("rescore", "small", "--files", finished.parent / "store-files")
+    rows = run_json(*words, store=path)
+    assert {row["task"] for row in rows if row["differs"]} == {"tiny_facts"}
+    for row in rows:
+        assert row["difference"] == row["rescored"] - row["stored"]
+    done = run(*words, store=path)
+    assert done.exit_code == 1
+    assert done.output.splitlines()[-1].startswith("2 of 6 scores are not as stored")
+
+
+def test_answers_that_are_gone_are_a_difference_with_a_reason(run_json, finished, tmp_path):
+    path = tmp_path / "alone.db"
+    with sqlite3.connect(finished) as source, sqlite3.connect(path) as target:
+        source.backup(target)
+    rows = run_json("rescore", "small", "--task", "tiny_math", store=path)
+    assert [row["differs"] for row in rows] == [True, True]
+    assert all("name their folder with --files" in row["note"] for row in rows)
+
+
+def test_what_is_neither_sweep_nor_trial_is_refused(run):
+    done = run("rescore", "smal")
+    assert done.exit_code == 2
+    assert "did you mean 'small'?" in done.output
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return load_model("llada-tiny", device="cpu")
+
+
+GROUP = "group: both\ntask: [choices, more]\naggregate_metric_list: [{metric: acc}]\n"
+"""A group of lm-eval's own form."""
+CHOICES = """
+task: NAME
+dataset_path: json
+dataset_kwargs: {data_files: {test: PATH}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}} A:"
+doc_to_target: label
+doc_to_choice: choices
+metric_list:
+  - {metric: acc, aggregation: mean, higher_is_better: true}
+  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
+"""
+
+
+@pytest.fixture
+def group(tmp_path, monkeypatch):
+    from lm_eval.tasks import TaskManager
+
+    from dllm_sweep.evaluation import tasks
+
+    rows = [
+        f'{{"question": "{n} and {n}?", "label": {n % 2}, "choices": ["{n}", "{2 * n} or so"]}}'
+        for n in range(6)
+    ]
+    data = tmp_path / "items.jsonl"
+    data.write_text("\n".join(rows))
+    for name in ("choices", "more"):
+        text = CHOICES.replace("NAME", name).replace("PATH", str(data))
+        (tmp_path / f"{name}.yaml").write_text(text)
+    (tmp_path / "both.yaml").write_text(GROUP)
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    manager = TaskManager(include_defaults=False, include_path=str(tmp_path))
+    monkeypatch.setattr(tasks, "_lm_eval_tasks", lambda: manager)
+    return "both"
+
+
+def test_a_group_comes_out_again_with_its_members(tiny, group, tmp_path):
+    spec = TaskSpec(name=group, draws=2)
+    first = evaluate_task(tiny, spec, DECODING, seed=0, batch_size=8)
+    samples.write(first.samples, tmp_path / "answers.parquet", {})
+    stored = samples.read([tmp_path / "answers.parquet"])
+    assert rescore_task(spec, stored) == first
+    assert {one.task for one in stored} == {"choices", "more"}
+
+
+def test_answers_to_other_prompts_are_refused(tiny, group, tmp_path):
+    spec = TaskSpec(name=group, draws=1)
+    first = evaluate_task(tiny, spec, DECODING, seed=0, batch_size=8).samples
+    other = (replace(first[0], requests_sha256="0" * 64), *first[1:])
+    with pytest.raises(InputError, match="item 0 of choices is asked otherwise now"):
+        rescore_task(spec, other)
+    with pytest.raises(InputError, match="item 5 of more has no stored answer"):
+        rescore_task(spec, first[:-1])
+
+
+REPEATED = """
+task: repeated
+dataset_path: json
+dataset_kwargs: {data_files: {test: items.jsonl}}
+test_split: test
+output_type: generate_until
+repeats: 2
+doc_to_text: "{{question}}"
+doc_to_target: "{{label}}"
+generation_kwargs: {until: ["."]}
+filter_list:
+  - name: last
+    filter: [{function: regex, regex_pattern: "last (\\\\d)"}, {function: take_first}]
+  - name: first
+    filter: [{function: regex, regex_pattern: "first (\\\\d)"}, {function: take_first}]
+metric_list:
+  - {metric: exact_match, aggregation: mean, higher_is_better: true}
+"""
+
+
+def test_a_changed_filter_gives_other_scores_of_the_same_texts(tmp_path):
+    (tmp_path / "items.jsonl").write_text('{"question": "q", "label": "7"}')
+    task = tmp_path / "repeated.yaml"
+    task.write_text(REPEATED)
+    stored = Sample(
+        task=str(task),
+        doc_id=0,
+        prompt="q",
+        target="7",
+        output="first 1 last 7",
+        repeats=("first 2 last 3",),
+        answer="7",
+        log_likelihoods=(),
+        score=1.0,
+    )
+    result = rescore_task(TaskSpec(name=str(task)), [stored])
+    assert [(one.name, one.value) for one in result.metrics] == [
+        ("exact_match,last", 1.0),
+        ("exact_match,first", 0.0),
+    ]
+    (again,) = result.samples
+    assert (again.output, again.repeats, again.answer) == (stored.output, stored.repeats, "7")
+    assert again.scores == (("exact_match,first", 0.0), ("exact_match,last", 1.0))
