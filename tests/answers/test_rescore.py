@@ -18,6 +18,16 @@ from dllm_sweep.spec import DecodingSpec, TaskSpec
 from dllm_sweep.workers import samples
 
 ROOT = Path(__file__).parents[2]
+WITHOUT_TORCH = """
+import importlib.util, sys
+gone, find = ("torch", "ray", "transformers"), importlib.util.find_spec
+class Missing:
+    def find_spec(self, name, *more):
+        if name.partition(".")[0] in gone:
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Missing())
+importlib.util.find_spec = lambda name, *more: None if name in gone else find(name, *more)
+"""
 DECODING = DecodingSpec(gen_length=8, steps=4, block_length=8)
 
 
@@ -36,14 +46,8 @@ def test_stored_scores_come_out_again_shards_and_code_and_choices(run, run_json)
 
 
 def test_no_model_is_loaded_and_torch_need_not_be_there(finished, key_of):
-    code = (
-        "import importlib.util, sys\n"
-        "gone, find = ('torch', 'ray', 'transformers'), importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *more: None if name in gone else find(name, *more)\n"
-        "sys.modules.update(dict.fromkeys(gone))\n"
-        "from dllm_sweep.cli import main\n"
-        f"main(['rescore', {key_of('rtn')[:12]!r}, '--store', {str(finished)!r}])"
-    )
+    words = ["rescore", key_of("rtn")[:12], "--store", str(finished)]
+    code = f"{WITHOUT_TORCH}\nfrom dllm_sweep.cli import main\nmain({words})"
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False
