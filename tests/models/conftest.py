@@ -84,9 +84,25 @@ DREAM = {
     "pad_token_id": 94,
 }
 
+SDAR = {
+    **DREAM,
+    "model_type": "sdar",
+    "head_dim": 16,
+    "num_hidden_layers": 3,
+    "block_size": 4,
+}
+ILLADA = {
+    **{key: value for key, value in DREAM.items() if key != "mask_token_id"},
+    "model_type": "illada",
+    "num_hidden_layers": 3,
+    "tie_word_embeddings": True,
+    "attention_bias": False,
+    "mlp_bias": False,
+}
+
 
 def random_qwen_tensors(config, seed=0):
-    """All tensors of a checkpoint in Qwen2's names (with biases) or Qwen3's (with head norms)."""
+    """All tensors of a checkpoint in Llama's names, with what its family has beside them."""
     generator = torch.Generator().manual_seed(seed)
     width, ffn, heads = (
         config[key] for key in ("hidden_size", "intermediate_size", "num_attention_heads")
@@ -112,7 +128,7 @@ def random_qwen_tensors(config, seed=0):
         if config["model_type"] == "Dream":
             sizes |= {f"self_attn.{one}_proj.bias": (narrow,) for one in "kv"}
             sizes["self_attn.q_proj.bias"] = (wide,)
-        else:
+        if config["model_type"] == "sdar":
             sizes |= {f"self_attn.{one}_norm.weight": (size,) for one in "qk"}
         shapes |= {f"model.layers.{block}.{name}": shape for name, shape in sizes.items()}
     return {
@@ -160,6 +176,32 @@ def write_checkpoint(tmp_path):
 def write_dream(tmp_path):
     """Write a Dream checkpoint of a size that no other test data has, and give its folder."""
     return checkpoint_writer(tmp_path / "dream", DREAM, random_qwen_tensors)
+
+
+@pytest.fixture
+def write_sdar(tmp_path):
+    """Write an SDAR checkpoint of a size that no other test data has, and give its folder."""
+    return checkpoint_writer(tmp_path / "sdar", SDAR, random_qwen_tensors)
+
+
+@pytest.fixture
+def write_illada(tmp_path):
+    """Write an iLLaDA checkpoint of a size that no other test data has, and give its folder."""
+    return checkpoint_writer(tmp_path / "illada", ILLADA, random_qwen_tensors)
+
+
+@pytest.fixture(scope="session")
+def every_family(model, dream, tmp_path_factory):
+    """A small random model of each family, by its name."""
+    folder = tmp_path_factory.mktemp("families")
+    written = {
+        config["model_type"]: write_folder(
+            folder / config["model_type"], config, random_qwen_tensors(config)
+        )
+        for config in (SDAR, ILLADA)
+    }
+    others = {name: load_model(str(path), device="cpu") for name, path in written.items()}
+    return {"llada": model, "dream": dream, **others}
 
 
 @pytest.fixture(scope="session")
