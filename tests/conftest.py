@@ -47,6 +47,48 @@ def build_model(*, seed=0, layers=2, dtype=torch.float32):
     )
 
 
+def build_dream(*, seed=0, layers=2, dtype=torch.float32, tied=False):
+    """Dream's shape: grouped queries, biases on q, k and v, norms apart from one, embeddings with
+    a mean, its epsilon, and widths whose Hadamard matrices are Paley's (28 x 4 and 148 x 2)."""
+    from transformers import Qwen2Config, Qwen2ForCausalLM
+
+    from dllm_sweep.models.dream import PLUGIN as DREAM
+
+    config = Qwen2Config(
+        vocab_size=VOCABULARY,
+        hidden_size=112,
+        intermediate_size=296,
+        num_hidden_layers=layers,
+        num_attention_heads=28,
+        num_key_value_heads=4,
+        max_position_embeddings=LENGTH,
+        rms_norm_eps=1e-6,
+        tie_word_embeddings=tied,
+        use_cache=False,
+        bos_token_id=None,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+    config.is_causal = False
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        host = Qwen2ForCausalLM(config).eval().to(dtype)
+        for name, parameter in host.named_parameters():
+            mean = 1.0 if "norm" in name else 0.1 if "embed" in name else 0.0
+            scale = 0.3 if "norm" in name else 0.12
+            parameter.data = (torch.randn(parameter.shape) * scale + mean).to(dtype)
+    for block in host.model.layers:
+        block.self_attn.is_causal = False
+    return DiffusionModel(
+        name="small dream",
+        host=host.requires_grad_(False),
+        family=DREAM,
+        tokenizer=None,
+        special=Special(mask_id=VOCABULARY - 1, end_ids=(1,), pad_id=1),
+        max_length=LENGTH,
+    )
+
+
 @pytest.fixture(scope="session")
 def postgres():
     """A Postgres server of the tests' own."""
@@ -62,6 +104,11 @@ def make_small_llada():
 @pytest.fixture
 def small_llada():
     return build_model()
+
+
+@pytest.fixture
+def make_small_dream():
+    return build_dream
 
 
 @pytest.fixture

@@ -81,6 +81,7 @@ def quantize_weight(
     activation_order: bool = True,
     static_groups: bool = True,
     mse_clip: bool = False,
+    clip_ratio: float = 1.0,
 ) -> GptqResult:
     """Round a weight with GPTQ; neither argument is changed.
 
@@ -103,6 +104,7 @@ def quantize_weight(
             Otherwise each is fitted when its first column is reached, in the order of rounding,
             to the weight as of the last block update.
         mse_clip: Search each grid's range for the least error of norm 2.4.
+        clip_ratio: Share of each range that its grid spans, in (0, 1].
 
     Raises:
         QuantizationError: If the group size does not divide n, or the Hessian is not finite or
@@ -113,7 +115,7 @@ def quantize_weight(
     diagonal = hessian.diagonal()
     dead = diagonal == 0
     columns = original.masked_fill(dead, 0)
-    options: dict[str, Any] = {"bits": bits, "family": family, "mse_clip": mse_clip}
+    options = {"bits": bits, "family": family, "mse_clip": mse_clip, "clip_ratio": clip_ratio}
     order = torch.arange(len(dead), device=weight.device)
     if activation_order:
         order = torch.argsort(diagonal, descending=True, stable=True)
@@ -178,6 +180,24 @@ def _sweep(columns: Tensor, factor: Tensor, grids: _Grids, block_size: int) -> T
             block[i] = error
         columns[stop:] -= factor[start:stop, stop:].T @ block
     return rounded
+
+
+def solver(*, bits: int, family: GridFamily, damping: float = 0.01, **options: Any) -> Solver:
+    """Make a solver for `quantize_layerwise`; the arguments are those of `quantize_weight`."""
+
+    def solve(weight: Tensor, hessian: Tensor) -> Solution:
+        result = quantize_weight(
+            weight, hessian, bits=bits, family=family, damping=damping, **options
+        )
+        more = f"the Hessian needed damping {result.damping:g} instead of {damping:g}"
+        return Solution(
+            dequantized=result.dequantized,
+            bits_per_output=result.bits_per_output(bits, family),
+            bits_per_input=0 if result.has_contiguous_groups else GROUP_INDEX_BITS,
+            warning=f"{more}; use more calibration text" if result.damping > damping else None,
+        )
+
+    return solve
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,44 +269,22 @@ class Gptq:
             model,
             scheme,
             calibration,
-            self._solver(scheme, weight_family(symmetric)),
+            solver(
+                bits=scheme.w_bits,
+                group_size=scheme.group_size,
+                family=weight_family(symmetric),
+                damping=self.damping,
+                block_size=self.block_size,
+                activation_order=self.activation_order,
+                static_groups=self.static_groups,
+                mse_clip=self.mse_clip,
+            ),
             activation=activation,
             symmetric=symmetric,
             true_sequential=self.true_sequential,
             modules=self.modules,
             skip_modules=self.skip_modules,
             progress=progress,
-        )
-
-    def _solver(self, scheme: QuantScheme, family: GridFamily) -> Solver:
-        def solve(weight: Tensor, hessian: Tensor) -> Solution:
-            result = quantize_weight(
-                weight,
-                hessian,
-                bits=scheme.w_bits,
-                group_size=scheme.group_size,
-                family=family,
-                damping=self.damping,
-                block_size=self.block_size,
-                activation_order=self.activation_order,
-                static_groups=self.static_groups,
-                mse_clip=self.mse_clip,
-            )
-            return Solution(
-                dequantized=result.dequantized,
-                bits_per_output=result.bits_per_output(scheme.w_bits, family),
-                bits_per_input=0 if result.has_contiguous_groups else GROUP_INDEX_BITS,
-                warning=self._damping_warning(result.damping),
-            )
-
-        return solve
-
-    def _damping_warning(self, used: float) -> str | None:
-        if used <= self.damping:
-            return None
-        return (
-            f"the Hessian needed damping {used:g} instead of {self.damping:g};"
-            " use more calibration text"
         )
 
 

@@ -25,7 +25,7 @@ from dllm_sweep.quant.capture import (
     without_padding,
 )
 from dllm_sweep.quant.hessian import Hessian, exact_products
-from dllm_sweep.quant.linear import ActivationQuantization
+from dllm_sweep.quant.linear import ActivationQuantization, transform_of, transformed
 from dllm_sweep.records import ModuleRow
 from dllm_sweep.spec import QuantScheme
 
@@ -51,7 +51,10 @@ class Solution:
 
 
 Solver = Callable[[Tensor, Tensor], Solution]
-"""Called with stacked weights (m, n) and the Hessian (n, n) of their common input."""
+"""Called with stacked weights (m, n) and the Hessian (n, n) of their common input, which is empty
+(0, 0) for a solver that reads no inputs."""
+Prepare = Callable[[int, BlockInputs], None]
+"""Called with a block's index and its inputs, before any of its layers is quantized."""
 Group = tuple[str, ...]
 """Linears that share their input, by name within the block."""
 
@@ -68,8 +71,12 @@ def quantize_layerwise(
     modules: Iterable[str],
     skip_modules: Iterable[str],
     progress: ProgressCallback,
+    reads_inputs: bool = True,
+    prepare: Prepare | None = None,
 ) -> QuantizationReport:
     """Quantize a model in place, layer by layer in depth order.
+
+    A linear that transforms its input is solved for its transformed input.
 
     Args:
         model: In full precision.
@@ -82,25 +89,36 @@ def quantize_layerwise(
         modules: Patterns of the layers to quantize.
         skip_modules: Patterns of those left out.
         progress: Called after every block.
+        reads_inputs: Whether the solver wants Hessians.
+        prepare: Puts transforms in front of a block's linears, given its inputs.
 
     Raises:
         QuantizationError: If there is no calibration text, a pattern matches nothing, or a layer
             cannot be quantized; the message names the layer.
     """
     chosen = select(model.linears(), modules, skip_modules)
-    if not calibration:
-        raise QuantizationError("this method needs calibration text, and there is none")
+    walked = reads_inputs or prepare is not None
+    if walked:
+        require_text(calibration)
     walk = _Walk(model, scheme, solve, activation, symmetric, true_sequential, frozenset(chosen))
     with evaluating(model.host), exact_products(), torch.no_grad():
-        inputs = capture_first_block(model, calibration)
+        inputs = capture_first_block(model, calibration if walked else ())
         for index, block in enumerate(model.blocks):
+            if prepare is not None:
+                prepare(index, inputs)
             for stage in walk.stages(index):
-                walk.quantize_stage(index, stage, inputs)
+                walk.quantize_stage(index, stage, inputs if reads_inputs else None)
             if index + 1 < len(model.blocks):
                 inputs.advance(block)
             progress(index + 1, len(model.blocks))
     rows = tuple(walk.rows[name] for name in chosen)
     return QuantizationReport(modules=rows, warnings=tuple(dict.fromkeys(walk.warnings)))
+
+
+def require_text(calibration: Sequence[CalibrationBatch]) -> None:
+    """Raise QuantizationError if there is no calibration text."""
+    if not calibration:
+        raise QuantizationError("this method needs calibration text, and there is none")
 
 
 @dataclass
@@ -126,22 +144,29 @@ class _Walk:
         elif groups:
             yield groups
 
-    def quantize_stage(self, index: int, stage: tuple[Group, ...], inputs: BlockInputs) -> None:
-        """Collect the Hessians of some groups in one pass, then quantize them."""
-        firsts = [group[0] for group in stage]
-        hessians = collect_hessians(self.model.blocks[index], firsts, inputs)
+    def quantize_stage(
+        self, index: int, stage: tuple[Group, ...], inputs: BlockInputs | None
+    ) -> None:
+        """Collect the Hessians of some groups in one pass, unless none are read; quantize them."""
         prefix = f"{self.model.block_name(index)}."
+        hessians: dict[str, Hessian] = {}
+        if inputs is not None:
+            firsts = [group[0] for group in stage]
+            hessians = collect_hessians(self.model.blocks[index], firsts, inputs)
         for group in stage:
             names = tuple(prefix + name for name in group)
-            self._quantize_group(names, hessians.pop(group[0]))
+            self._quantize_group(names, hessians.pop(group[0], None))
 
-    def _quantize_group(self, names: Group, hessian: Hessian) -> None:
+    def _quantize_group(self, names: Group, hessian: Hessian | None) -> None:
         layers = [self.model.host.get_submodule(name) for name in names]
-        self._warn_if_few_tokens(hessian)
+        if hessian is not None:
+            self._warn_if_few_tokens(hessian)
         solution = self._solved(names, torch.cat([layer.weight for layer in layers]), hessian)
         parts = solution.dequantized.split([layer.out_features for layer in layers])
-        for name, part in zip(names, parts, strict=True):
+        stored = _transform_bits(layers)
+        for name, part, extra in zip(names, parts, stored, strict=True):
             outputs, inputs = part.shape
+            bits = outputs * solution.bits_per_output + inputs * solution.bits_per_input
             self.rows[name] = install(
                 self.model.host,
                 name,
@@ -149,13 +174,15 @@ class _Walk:
                 scheme=self.scheme,
                 symmetric=self.symmetric,
                 activation=self.activation,
-                bits=outputs * solution.bits_per_output + inputs * solution.bits_per_input,
+                bits=bits + extra,
             )
 
-    def _solved(self, names: Group, weight: Tensor, hessian: Hessian) -> Solution:
+    def _solved(self, names: Group, weight: Tensor, hessian: Hessian | None) -> Solution:
         where = ", ".join(names)
         try:
-            solution = self.solve(weight, hessian.mean())
+            solution = self.solve(
+                weight, weight.new_empty(0, 0) if hessian is None else hessian.mean()
+            )
         except QuantizationError as error:
             raise QuantizationError(f"{where}: {error}") from error
         if solution.warning is not None:
@@ -171,14 +198,27 @@ class _Walk:
             )
 
 
+def _transform_bits(layers: Sequence[nn.Module]) -> list[int]:
+    """Bits of each layer's transform; one that several layers share counts for the first."""
+    transforms = [transform_of(layer) for layer in layers]
+    return [
+        0 if transform is None or transform in transforms[:place] else transform.storage_bits()
+        for place, transform in enumerate(transforms)
+    ]
+
+
 def collect_hessians(
     block: nn.Module, names: Sequence[str], inputs: BlockInputs
 ) -> dict[str, Hessian]:
-    """Run a block on all stored inputs and sum up what the named linears read, without padding."""
+    """Run a block on all stored inputs and sum up what the named linears read, without padding.
+
+    What a linear reads is taken after its transform, and before it is rounded.
+    """
     hessians: dict[str, Hessian] = {}
 
     def add(name: str, activations: Tensor, batch: int) -> None:
         x = without_padding(activations, inputs.tokens[batch])
+        x = transformed(block.get_submodule(name), x)
         if name in hessians:
             hessians[name].add(x)
         else:

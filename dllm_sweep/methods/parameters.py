@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, cast, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, cast, get_args, get_type_hints
 
 from dllm_sweep import plugins
 from dllm_sweep.errors import InputError, UnknownName
@@ -49,6 +50,9 @@ def require(holds: bool, parameter: str, given: object, expected: str) -> None:
 def _value(method: str, parameter: str, kind: Any, given: Any) -> Any:
     if kind == tuple[str, ...]:
         return _patterns(method, parameter, given)
+    if isinstance(kind, UnionType) and given is None:
+        return None
+    kind = _without_none(kind)
     if kind is float and type(given) is int:
         return float(given)
     if kind in _WANTED and type(given) is not kind:
@@ -56,6 +60,12 @@ def _value(method: str, parameter: str, kind: Any, given: Any) -> Any:
             f"parameter {parameter} of {method}: expected {_WANTED[kind]}, not {given!r}"
         )
     return tuple(given) if isinstance(given, list) else given
+
+
+def _without_none(kind: Any) -> Any:
+    """Give T for `T | None`, and any other type as it is."""
+    some = [part for part in get_args(kind) if part is not NoneType]
+    return some[0] if isinstance(kind, UnionType) and len(some) == 1 else kind
 
 
 def _patterns(method: str, parameter: str, given: Any) -> Patterns:

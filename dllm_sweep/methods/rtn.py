@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.errors import QuantizationError
 from dllm_sweep.methods.base import ProgressCallback, QuantizationReport, no_progress
+from dllm_sweep.methods.layerwise import Solution, Solver
 from dllm_sweep.methods.parameters import Patterns, require
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.affine import (
@@ -50,6 +51,7 @@ def quantize_weight(
     family: GridFamily = GridFamily.ASYMMETRIC,
     per_tensor: bool = False,
     mse_clip: bool = False,
+    clip_ratio: float = 1.0,
 ) -> RtnResult:
     """Round a weight to nearest.
 
@@ -60,14 +62,33 @@ def quantize_weight(
         family: How a range becomes a grid; GPTQ's "sym" is `symmetric_shifted`.
         per_tensor: One grid for the whole weight; excludes `group_size`.
         mse_clip: Search each grid's range for the least error of norm 2.4.
+        clip_ratio: Share of each range that its grid spans, in (0, 1].
 
     Raises:
         QuantizationError: If the group size does not divide the number of inputs.
     """
     rows = grouped(weight.detach().float(), group_size)
     values = rows.reshape(1, 1, -1) if per_tensor else rows
-    grid = fit_grid(values, bits=bits, family=family, mse_clip=mse_clip)
+    grid = fit_grid(values, bits=bits, family=family, mse_clip=mse_clip, clip_ratio=clip_ratio)
     return RtnResult(dequantized=fake_quantize(rows, grid).reshape(weight.shape), grid=grid)
+
+
+def solver(*, bits: int, family: GridFamily, **options: Any) -> Solver:
+    """Make a solver that reads no inputs; the arguments are those of `quantize_weight`.
+
+    At 16 bits it leaves weights as they are.
+    """
+
+    def solve(weight: Tensor, _: Tensor) -> Solution:
+        inputs = weight.shape[1]
+        if bits == FULL_PRECISION_BITS:
+            return Solution(dequantized=weight, bits_per_output=inputs * bits)
+        result = quantize_weight(weight, bits=bits, family=family, **options)
+        grids = result.grid.scale.shape[1]
+        stored = storage_bits(weights=inputs, bits=bits, grids=grids, family=family)
+        return Solution(dequantized=result.dequantized, bits_per_output=stored)
+
+    return solve
 
 
 @dataclass(frozen=True, kw_only=True)

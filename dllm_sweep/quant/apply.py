@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dllm_sweep.errors import QuantizationError
-from dllm_sweep.quant.linear import ActivationQuantization, QuantLinear
+from dllm_sweep.quant.linear import ActivationQuantization, QuantLinear, transform_of
 from dllm_sweep.records import ModuleRow
 from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
 
@@ -77,7 +77,9 @@ def install(
     activation: ActivationQuantization,
     bits: int,
 ) -> ModuleRow:
-    """Put a quantized layer where the `nn.Linear` with the full name `name` is, and record it.
+    """Put a quantized layer where the linear with the full name `name` is, and record it.
+
+    What the linear does to its input beforehand, its transform, is kept.
 
     Args:
         host: The model; the old layer's tensors are not changed.
@@ -96,7 +98,7 @@ def install(
     if not bool(torch.isfinite(weight).all()):
         raise QuantizationError(f"{name}: its quantized weight is not finite")
     bias = None if original.bias is None else original.bias.detach()
-    replace(host, name, QuantLinear(weight, bias, activation))
+    replace(host, name, QuantLinear(weight, bias, activation, transform_of(original)))
     return ModuleRow(
         module=name,
         w_bits=scheme.w_bits,

@@ -1,4 +1,9 @@
-"""Quantized weights as one safetensors file, and back into a fresh full-precision model."""
+"""What a method changed, as one safetensors file, and back into a fresh full-precision model.
+
+The file holds the quantized linears with their activation settings and input transforms, and every
+other parameter that a method has rewritten: norms, embeddings, the head, linears left in full
+precision that take part of a transform. Transforms that several linears share are stored once.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +11,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +22,16 @@ from torch import Tensor, nn
 from dllm_sweep.errors import StoreError
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.apply import replace
+from dllm_sweep.quant.fuse import RewrittenParameter, rewrite
 from dllm_sweep.quant.linear import ActivationQuantization, QuantLinear
+from dllm_sweep.quant.transforms import InputTransform, describe, restore
 from dllm_sweep.records import Artifact, ModuleRow
 from dllm_sweep.spec import QuantScheme
 
-FORMAT = "dllm-sweep quantized weights 1"
+FORMAT = "dllm-sweep quantized weights 2"
+"""Files of format 1 hold quantized linears alone; they can be loaded, too."""
 _CHUNK = 1 << 22
+_TRANSFORM = "transform."
 
 
 def save(
@@ -32,10 +41,10 @@ def save(
     scheme: QuantScheme | None = None,
     modules: Sequence[ModuleRow] = (),
 ) -> Artifact:
-    """Write a model's quantized linears: whole and durable under `file`, or not at all.
+    """Write what was changed in a model: whole and durable under `file`, or not at all.
 
     Args:
-        model: Its linears that are no `QuantLinear` are left out.
+        model: Parameters that no method has rewritten are left out.
         file: Where the file goes; its folder is made.
         scheme: Kept in the file for people.
         modules: Kept in the file as they are.
@@ -45,16 +54,32 @@ def save(
     """
     linears = model.linears()
     chosen = {name: part for name, part in linears.items() if isinstance(part, QuantLinear)}
+    transforms = _distinct_transforms(chosen.values())
+    rewritten = {
+        name: parameter
+        for name, parameter in model.host.named_parameters()
+        if isinstance(parameter, RewrittenParameter)
+    }
     tensors = {
-        f"{name}.{key}": tensor.detach().cpu().contiguous()
-        for name, part in chosen.items()
-        for key, tensor in part.named_buffers()
+        name: tensor.detach().cpu().contiguous()
+        for name, tensor in (
+            *_linear_tensors(chosen),
+            *_transform_tensors(transforms),
+            *rewritten.items(),
+        )
     }
     header = {
         "format": FORMAT,
         "scheme": None if scheme is None else str(scheme),
         "activations": {name: dataclasses.asdict(part.activation) for name, part in chosen.items()},
         "modules": [dataclasses.asdict(row) for row in modules],
+        "transforms": [describe(transform) for transform in transforms],
+        "inputs": {
+            name: transforms.index(part.transform)
+            for name, part in chosen.items()
+            if part.transform is not None
+        },
+        "rewritten": sorted(rewritten),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     _write_whole(file, tensors, json.dumps(header))
@@ -62,8 +87,26 @@ def save(
     return Artifact(kind="weights", path=str(file), sha256=_sha256(file), bytes=size)
 
 
+def _distinct_transforms(linears: Iterable[QuantLinear]) -> list[InputTransform]:
+    transforms = (part.transform for part in linears)
+    return list({id(one): one for one in transforms if one is not None}.values())
+
+
+def _linear_tensors(linears: Mapping[str, QuantLinear]) -> Iterator[tuple[str, Tensor]]:
+    for name, part in linears.items():
+        yield f"{name}.weight", part.weight
+        if part.bias is not None:
+            yield f"{name}.bias", part.bias
+
+
+def _transform_tensors(transforms: Sequence[InputTransform]) -> Iterator[tuple[str, Tensor]]:
+    for number, transform in enumerate(transforms):
+        for key, tensor in transform.state_dict().items():
+            yield f"{_TRANSFORM}{number}.{key}", tensor
+
+
 def load(model: DiffusionModel, file: Path, *, sha256: str | None = None) -> tuple[ModuleRow, ...]:
-    """Put saved quantized linears into a fresh full-precision model, in place.
+    """Put what was saved into a fresh full-precision model, in place.
 
     Args:
         model: The model that was quantized, loaded again.
@@ -85,14 +128,20 @@ def load(model: DiffusionModel, file: Path, *, sha256: str | None = None) -> tup
             " remove the file and quantize the trial again"
         )
     header, tensors = _read(file)
+    # Everything is built before anything is put in place: a file of another model changes nothing.
+    transforms = _restored_transforms(header, tensors)
+    inputs: dict[str, int] = header.get("inputs", {})
     linears = model.linears()
-    # All layers are built before any is put in place: a file of another model changes nothing.
-    parts = {
-        name: _restored(name, linears, tensors, ActivationQuantization(**settings), file)
-        for name, settings in header["activations"].items()
-    }
+    parts = {}
+    for name, settings in header["activations"].items():
+        transform = transforms[inputs[name]] if name in inputs else None
+        activation = ActivationQuantization(**settings)
+        parts[name] = _restored(name, linears, tensors, activation, transform, file)
+    rewritten = {name: tensors[name] for name in header.get("rewritten", ())}
+    _check_rewritten(model, rewritten, file)
     for name, part in parts.items():
         replace(model.host, name, part)
+    _put_rewritten(model, rewritten)
     return tuple(ModuleRow(**row) for row in header["modules"])
 
 
@@ -101,6 +150,7 @@ def _restored(
     linears: Mapping[str, nn.Module],
     tensors: Mapping[str, Tensor],
     activation: ActivationQuantization,
+    transform: InputTransform | None,
     file: Path,
 ) -> QuantLinear:
     weight, bias = tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
@@ -109,7 +159,36 @@ def _restored(
     like = linears[name].weight
     weight = weight.to(like.device, like.dtype)
     bias = None if bias is None else bias.to(like.device, like.dtype)
-    return QuantLinear(weight, bias, activation)
+    transform = None if transform is None else transform.to(like.device)
+    return QuantLinear(weight, bias, activation, transform)
+
+
+def _restored_transforms(
+    header: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> list[InputTransform]:
+    found = []
+    for number, description in enumerate(header.get("transforms", ())):
+        prefix = f"{_TRANSFORM}{number}."
+        own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+        found.append(restore(description, own))
+    return found
+
+
+def _check_rewritten(model: DiffusionModel, rewritten: Mapping[str, Tensor], file: Path) -> None:
+    # A tied head is listed by its own name, too: the file may hold it untied.
+    known = dict(model.host.named_parameters(remove_duplicate=False))
+    for name, tensor in rewritten.items():
+        if name not in known or known[name].shape != tensor.shape:
+            raise StoreError(f"{file} is of another model: it holds {name} {tuple(tensor.shape)}")
+
+
+def _put_rewritten(model: DiffusionModel, rewritten: Mapping[str, Tensor]) -> None:
+    for name, tensor in rewritten.items():
+        parent, _, child = name.rpartition(".")
+        rewrite(model.host.get_submodule(parent), child, tensor)
+    head, embeddings = model.host.get_output_embeddings(), model.host.get_input_embeddings()
+    if head.weight is not embeddings.weight:
+        model.host.config.tie_word_embeddings = False
 
 
 def _write_whole(file: Path, tensors: Mapping[str, Tensor], header: str) -> None:

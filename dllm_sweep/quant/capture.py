@@ -54,8 +54,25 @@ class BlockInputs:
             self.hidden[index] = run_block(block, self.hidden[index], self.keywords[index])
 
 
-class _FirstBlockReached(Exception):
-    pass
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """How a module was called once.
+
+    Attributes:
+        hidden: (B, L, n), its first argument.
+        keywords: The others, by keyword.
+    """
+
+    hidden: Tensor
+    keywords: dict[str, Any]
+
+    def repeat(self, module: nn.Module) -> Tensor:
+        """Call `module` the same way; its output, or the first of several."""
+        return run_block(module, self.hidden, self.keywords)
+
+
+class _Reached(Exception):
+    """The module that is watched has been called: what comes after it need not run."""
 
 
 class _AllSeen(Exception):
@@ -65,23 +82,12 @@ class _AllSeen(Exception):
 @torch.no_grad()
 def capture_first_block(model: DiffusionModel, batches: Sequence[TokenBatch]) -> BlockInputs:
     """Record what the first block is called with when the model sees each batch."""
-    seen: list[tuple[Tensor, dict[str, Any]]] = []
-
-    def record(module: nn.Module, args: tuple[Tensor, ...], keywords: dict[str, Any]) -> None:
-        hidden = args[0] if args else keywords["hidden_states"]
-        seen.append((hidden, {k: v for k, v in keywords.items() if k != "hidden_states"}))
-        raise _FirstBlockReached
-
-    hook = model.blocks[0].register_forward_pre_hook(record, with_kwargs=True)
-    try:
-        with evaluating(model.host):
-            for batch in batches:
-                _forward_to_first_block(model, batch)
-    finally:
-        hook.remove()
+    with recording(model.blocks[0]) as calls, evaluating(model.host):
+        for batch in batches:
+            _forward_to_first_block(model, batch)
     return BlockInputs(
-        hidden=[hidden for hidden, _ in seen],
-        keywords=[keywords for _, keywords in seen],
+        hidden=[call.hidden for call in calls],
+        keywords=[call.keywords for call in calls],
         tokens=[_tokens(batch, model.device) for batch in batches],
     )
 
@@ -115,6 +121,36 @@ def visit_inputs(block: nn.Module, names: Iterable[str], inputs: BlockInputs, vi
 
         with watching(block, names, see), suppress(_AllSeen):
             run_block(block, hidden, inputs.keywords[index])
+
+
+def record_calls(block: nn.Module, name: str, inputs: BlockInputs) -> list[Call]:
+    """Run a block on all stored inputs, up to its submodule `name`, and record how that is called.
+
+    An empty name is the block itself.
+    """
+    with recording(block.get_submodule(name)) as calls:
+        for hidden, keywords in zip(inputs.hidden, inputs.keywords, strict=True):
+            with suppress(_Reached):
+                run_block(block, hidden, keywords)
+    return calls
+
+
+@contextmanager
+def recording(module: nn.Module) -> Iterator[list[Call]]:
+    """Record the calls of `module` instead of running it and whatever comes after it."""
+    calls: list[Call] = []
+
+    def record(_: nn.Module, args: tuple[Tensor, ...], keywords: dict[str, Any]) -> None:
+        hidden = args[0] if args else keywords["hidden_states"]
+        rest = {k: v for k, v in keywords.items() if k != "hidden_states"}
+        calls.append(Call(hidden=hidden.detach(), keywords=rest))
+        raise _Reached
+
+    hook = module.register_forward_pre_hook(record, with_kwargs=True)
+    try:
+        yield calls
+    finally:
+        hook.remove()
 
 
 @contextmanager
@@ -160,7 +196,7 @@ def _forward_to_first_block(model: DiffusionModel, batch: TokenBatch) -> None:
             attention_mask=None if mask is None else mask.to(model.device),
             use_cache=False,
         )
-    except _FirstBlockReached:
+    except _Reached:
         return
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from dllm_sweep.kernels.fake_quantize_tokens import fake_quantize_tokens
+from dllm_sweep.quant.transforms import InputTransform
 from dllm_sweep.spec import FULL_PRECISION_BITS
 
 
@@ -26,16 +27,44 @@ class ActivationQuantization:
     clip_ratio: float = 1.0
 
 
-class QuantLinear(nn.Module):
+class TransformedLinear(nn.Module):
+    """Stands in for an `nn.Linear` whose input is transformed first; the weight is not rounded.
+
+    Args:
+        weight: (outputs, inputs), with the transform folded in; kept as it is, not copied.
+        bias: (outputs,), or None.
+        transform: Applied to the input; None leaves it as it is.
+    """
+
+    def __init__(
+        self, weight: Tensor, bias: Tensor | None = None, transform: InputTransform | None = None
+    ) -> None:
+        super().__init__()
+        self.out_features, self.in_features = weight.shape
+        self.transform = transform
+        self.register_buffer("weight", weight)
+        self.register_buffer("bias", bias)
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """Map (..., inputs) to (..., outputs)."""
+        return linear(self.operand(activations), self.weight, self.bias)
+
+    def operand(self, activations: Tensor) -> Tensor:
+        """Give what the weight is multiplied with, (..., inputs) in the weight's dtype."""
+        return transformed(self, activations).to(self.weight.dtype)
+
+
+class QuantLinear(TransformedLinear):
     """Stands in for an `nn.Linear` whose weight has been rounded.
 
-    The weight holds the dequantized values in the model's dtype; with 16-bit activations the
-    result is bit for bit that of an `nn.Linear` with this weight.
+    The weight holds the dequantized values in the model's dtype; with 16-bit activations and no
+    transform the result is bit for bit that of an `nn.Linear` with this weight.
 
     Args:
         weight: (outputs, inputs), dequantized; kept as it is, not copied.
         bias: (outputs,), or None.
         activation: How the input is rounded.
+        transform: Applied to the input before it is rounded; None leaves it as it is.
     """
 
     def __init__(
@@ -43,15 +72,14 @@ class QuantLinear(nn.Module):
         weight: Tensor,
         bias: Tensor | None = None,
         activation: ActivationQuantization | None = None,
+        transform: InputTransform | None = None,
     ) -> None:
-        super().__init__()
-        self.out_features, self.in_features = weight.shape
+        super().__init__(weight, bias, transform)
         self.activation = activation or ActivationQuantization()
-        self.register_buffer("weight", weight)
-        self.register_buffer("bias", bias)
 
-    def forward(self, activations: Tensor) -> Tensor:
-        """Map (..., inputs) to (..., outputs)."""
+    def operand(self, activations: Tensor) -> Tensor:
+        """Transform and round the input (..., inputs); the result has the weight's dtype."""
+        activations = transformed(self, activations)
         if self.activation.bits < FULL_PRECISION_BITS:
             activations = fake_quantize_tokens(
                 activations,
@@ -59,7 +87,7 @@ class QuantLinear(nn.Module):
                 symmetric=self.activation.symmetric,
                 clip_ratio=self.activation.clip_ratio,
             )
-        return linear(activations, self.weight, self.bias)
+        return activations.to(self.weight.dtype)
 
     def extra_repr(self) -> str:
         """Show the sizes and the activation bits in the module's text."""
@@ -67,3 +95,14 @@ class QuantLinear(nn.Module):
             f"in_features={self.in_features}, out_features={self.out_features},"
             f" a_bits={self.activation.bits}"
         )
+
+
+def transform_of(module: nn.Module) -> InputTransform | None:
+    """Give what a linear does to its input before anything else; None if nothing."""
+    return module.transform if isinstance(module, TransformedLinear) else None
+
+
+def transformed(module: nn.Module, activations: Tensor) -> Tensor:
+    """Give a linear's input (..., inputs) after its transform, not rounded."""
+    transform = transform_of(module)
+    return activations if transform is None else transform(activations)

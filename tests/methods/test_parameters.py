@@ -18,7 +18,8 @@ def test_every_method_keeps_the_contract(name):
     assert isinstance(method.version, int)
     assert isinstance(method.needs_calibration, bool)
     assert isinstance(method.symmetric, bool)
-    answers = [method.refusal(QuantScheme.parse(s)) for s in ("w16a16", "w4a16-g128", "w4a4-kv4")]
+    schemes = ("w16a16", "w4a16-g128", "w8a8", "w4a4-kv4")
+    answers = [method.refusal(QuantScheme.parse(scheme)) for scheme in schemes]
     assert None in answers
     assert all(answer is None or "\n" not in answer for answer in answers)
     assert not set(dataclasses.asdict(method)) & {"version", "needs_calibration", "symmetric"}

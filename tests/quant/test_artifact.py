@@ -1,7 +1,10 @@
 import hashlib
+import json
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from dllm_sweep.errors import StoreError
 from dllm_sweep.methods import quantize
@@ -26,6 +29,46 @@ def test_a_restored_model_predicts_bit_for_bit_the_same(saved, make_small_llada)
     rows = artifact.load(fresh, file, sha256=made.sha256)
     assert torch.equal(fresh.logits(IDS), model.logits(IDS))
     assert rows == model.quantization_report.modules
+
+
+FAST = {
+    "rtn": ("w4a6-g8", {}),
+    "gptq": ("w3a16", {}),
+    "awq": ("w3a16-g8", {"grid_points": 4, "clip_steps": 4}),
+    "smoothquant": ("w4a4", {"groups": "all"}),
+}
+
+
+@pytest.mark.parametrize("family", ["make_small_llada", "make_small_dream"])
+@pytest.mark.parametrize("method", FAST)
+def test_everything_that_a_method_changed_comes_back(
+    family, method, request, make_batches, tmp_path
+):
+    make = request.getfixturevalue(family)
+    scheme, parameters = FAST[method]
+    parameters = {"skip_modules": ["*.1.mlp.gate_proj"], **parameters}
+    model, fresh = make(), make()
+    quantize(model, method=method, scheme=scheme, calibration=make_batches(), **parameters)
+    file = tmp_path / "weights.safetensors"
+    artifact.save(model, file, modules=model.quantization_report.modules)
+    rows = artifact.load(fresh, file)
+    assert torch.equal(fresh.logits(IDS), model.logits(IDS))
+    assert rows == model.quantization_report.modules
+    again = tmp_path / "again.safetensors"
+    assert artifact.save(fresh, again, modules=rows).bytes == file.stat().st_size
+
+
+def test_a_file_of_the_first_format_still_loads(saved, make_small_llada):
+    model, file, _ = saved
+    with safe_open(file, framework="pt") as opened:
+        header = json.loads(opened.metadata()["dllm_sweep"])
+        tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+    older = {key: header[key] for key in ("scheme", "activations", "modules")}
+    older["format"] = "dllm-sweep quantized weights 1"
+    save_file(tensors, file, metadata={"dllm_sweep": json.dumps(older)})
+    fresh = make_small_llada()
+    assert artifact.load(fresh, file) == model.quantization_report.modules
+    assert torch.equal(fresh.logits(IDS), model.logits(IDS))
 
 
 def test_the_record_tells_digest_and_size_and_nothing_else_is_left(saved):

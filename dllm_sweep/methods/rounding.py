@@ -1,0 +1,136 @@
+"""What methods share that transform a model first and round its weights and activations then."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dllm_sweep.calibration.batch import CalibrationBatch
+from dllm_sweep.methods import gptq, rtn
+from dllm_sweep.methods.base import ProgressCallback, QuantizationReport
+from dllm_sweep.methods.layerwise import Prepare, Solver, quantize_layerwise
+from dllm_sweep.methods.parameters import Patterns, require
+from dllm_sweep.models.base import DiffusionModel
+from dllm_sweep.quant.affine import GridFamily
+from dllm_sweep.quant.apply import unsupported
+from dllm_sweep.quant.linear import ActivationQuantization
+from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
+
+SOLVERS = ("rtn", "gptq")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rounding:
+    """How weights and activations are rounded once a model has been transformed.
+
+    Attributes:
+        solver: How weights are rounded: `rtn` or `gptq`.
+        mse_clip: Search each weight grid's range for the least error.
+        weight_clip: Share of a weight range that its grid spans, in (0, 1]; null is the method's
+            own for the bit-width.
+        damping: Share of the Hessian's mean diagonal that is added to it; for gptq.
+        activation_order: Round the inputs with the greatest activations first; for gptq.
+        activation_symmetric: Whether the activation grid is symmetric.
+        activation_clip: Share of a token's range that its grid spans, in (0, 1]; null is the
+            method's own for the bit-width.
+        modules: Which linears are quantized.
+        skip_modules: Which of them are left out.
+    """
+
+    symmetric: ClassVar[bool]
+
+    solver: str = "rtn"
+    mse_clip: bool = False
+    weight_clip: float | None = None
+    damping: float = 0.01
+    activation_order: bool = False
+    activation_symmetric: bool = True
+    activation_clip: float | None = None
+    modules: Patterns = ("*",)
+    skip_modules: Patterns = ()
+
+    def __post_init__(self) -> None:
+        require(self.solver in SOLVERS, "solver", self.solver, " or ".join(SOLVERS))
+        require(0 <= self.damping < 1, "damping", self.damping, "at least 0 and below 1")
+        for name in ("weight_clip", "activation_clip"):
+            given = getattr(self, name)
+            require(given is None or 0 < given <= 1, name, given, "(0, 1]")
+
+    def usual_weight_clip(self, bits: int) -> float:
+        """Give the weight clip ratio where the user does not say."""
+        return 1.0
+
+    def usual_activation_clip(self, bits: int) -> float:
+        """Give the activation clip ratio where the user does not say."""
+        return 1.0
+
+    def rounding_refusal(self, method: str, scheme: QuantScheme) -> str | None:
+        """Say what of `scheme` cannot be rounded, or None."""
+        if self.solver == "gptq" and scheme.w_bits == FULL_PRECISION_BITS:
+            return f"{scheme}: the solver gptq rounds weights; use solver rtn for activations alone"
+        return unsupported(method, scheme)
+
+    def round(
+        self,
+        model: DiffusionModel,
+        scheme: QuantScheme,
+        calibration: Sequence[CalibrationBatch],
+        progress: ProgressCallback,
+        prepare: Prepare | None = None,
+    ) -> QuantizationReport:
+        """Round a transformed model in place.
+
+        Args:
+            model: Its transforms are fused, or in front of its linears.
+            scheme: Bit-widths and group size.
+            calibration: What the model sees; not read by rtn without `prepare`.
+            progress: Called after every block.
+            prepare: Puts transforms in front of a block's linears, given its inputs.
+
+        Raises:
+            QuantizationError: If there is no calibration text where it is needed, a pattern
+                matches nothing, or a layer cannot be quantized.
+        """
+        symmetric = self.symmetric if scheme.symmetric is None else scheme.symmetric
+        return quantize_layerwise(
+            model,
+            scheme,
+            calibration,
+            self._solver(scheme, symmetric),
+            activation=self._activation(scheme),
+            symmetric=symmetric,
+            true_sequential=True,
+            modules=self.modules,
+            skip_modules=self.skip_modules,
+            progress=progress,
+            reads_inputs=self.solver == "gptq",
+            prepare=prepare,
+        )
+
+    def _activation(self, scheme: QuantScheme) -> ActivationQuantization:
+        clip = self.activation_clip
+        return ActivationQuantization(
+            bits=scheme.a_bits,
+            symmetric=self.activation_symmetric,
+            clip_ratio=self.usual_activation_clip(scheme.a_bits) if clip is None else clip,
+        )
+
+    def _solver(self, scheme: QuantScheme, symmetric: bool) -> Solver:
+        bits, clip = scheme.w_bits, self.weight_clip
+        family = GridFamily.SYMMETRIC_RESTRICTED if symmetric else GridFamily.ASYMMETRIC
+        ratio = self.usual_weight_clip(bits) if clip is None else clip
+        group_size, mse_clip = scheme.group_size, self.mse_clip
+        if self.solver == "rtn":
+            return rtn.solver(
+                bits=bits, family=family, group_size=group_size, mse_clip=mse_clip, clip_ratio=ratio
+            )
+        return gptq.solver(
+            bits=bits,
+            family=family,
+            group_size=group_size,
+            mse_clip=mse_clip,
+            clip_ratio=ratio,
+            damping=self.damping,
+            activation_order=self.activation_order,
+        )
