@@ -31,7 +31,7 @@ class DreamFamily:
     estimator = "dream"
     starts_with_bos = True
     turn_end = "<|im_end|>"
-    # The checkpoint names a class of its own, whose code is not run; this one gives the same ids.
+    # The released checkpoints name a class of their own; this one gives the same ids.
     tokenizer_class = "Qwen2Tokenizer"
 
     def build_config(self, config: Mapping[str, Any], folder: Path) -> Any:

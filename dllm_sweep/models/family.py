@@ -76,7 +76,8 @@ class ModelFamily(Protocol):
     turn_end: str
     """The token that ends a turn of a conversation."""
     tokenizer_class: str | None
-    """The transformers class that reads the tokenizer; None is what the checkpoint names."""
+    """The transformers class that reads vocabulary and merges where the checkpoint names a class
+    of its own; None if that cannot be."""
 
     def build_config(self, config: Mapping[str, Any], folder: Path) -> Any:
         """Translate the checkpoint's config.json into a transformers configuration."""

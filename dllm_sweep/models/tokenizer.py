@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -23,9 +24,7 @@ def load_tokenizer(folder: Path, family: ModelFamily) -> Any:
     """
     if not any((folder / name).is_file() for name in _FILES):
         return None
-    import transformers
-
-    reader = getattr(transformers, family.tokenizer_class or "AutoTokenizer")
+    reader = _reader(folder, family)
     try:
         # Without trust_remote_code=False transformers asks a question on stdin.
         with _quiet("transformers.configuration_utils", "transformers.tokenization_utils_base"):
@@ -38,6 +37,27 @@ def load_tokenizer(folder: Path, family: ModelFamily) -> Any:
             f"{folder}: its tokenizer cannot be loaded without running code of the checkpoint"
             f" ({type(error).__name__}: {reason})"
         ) from error
+
+
+def _reader(folder: Path, family: ModelFamily) -> Any:
+    """Choose the transformers class: the checkpoint's own if transformers has it."""
+    import transformers
+
+    named = _named_class(folder)
+    if named is not None and hasattr(transformers, named):
+        return transformers.AutoTokenizer
+    # The one file says all; a class for vocabulary and merges would put its own rules over it.
+    if (folder / "tokenizer.json").is_file():
+        return transformers.PreTrainedTokenizerFast
+    return getattr(transformers, family.tokenizer_class or "AutoTokenizer")
+
+
+def _named_class(folder: Path) -> str | None:
+    try:
+        config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config.get("tokenizer_class") if isinstance(config, dict) else None
 
 
 def with_tokenizers_ids(special: Special, family: ModelFamily, tokenizer: Any) -> Special:

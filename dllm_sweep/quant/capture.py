@@ -189,13 +189,10 @@ def without_padding(activations: Tensor, tokens: Tensor | None) -> Tensor:
 
 
 def _forward_to_first_block(model: DiffusionModel, batch: TokenBatch) -> None:
-    mask = batch.attention_mask
+    ids, shown = batch.input_ids.to(model.device), batch.attention_mask
+    mask = model.host_mask(ids, None if shown is None else shown.to(model.device))
     try:
-        model.host(
-            input_ids=batch.input_ids.to(model.device),
-            attention_mask=None if mask is None else mask.to(model.device),
-            use_cache=False,
-        )
+        model.host(input_ids=ids, attention_mask=mask, use_cache=False)
     except _Reached:
         return
 

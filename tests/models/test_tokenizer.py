@@ -3,6 +3,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from dllm_sweep import load_model, plugins
 from dllm_sweep.errors import InputError
@@ -77,6 +78,18 @@ def test_a_dream_tokenizer_in_one_file_gives_the_same_ids(tmp_path):
     assert not (tmp_path / "merges.txt").exists()
     found = load_tokenizer(tmp_path, family)
     assert [found(text)["input_ids"] for text in case["texts"]] == case["input_ids"]
+
+
+@pytest.mark.parametrize("named", ["PreTrainedTokenizerFast", "DreamTokenizer", None])
+def test_rules_of_a_tokenizer_in_one_file_are_kept(tmp_path, named):
+    """Qwen2's class would cut "A1" before it looks into the file."""
+    words = Tokenizer(models.WordLevel({"A1": 0, "<unk>": 1}, unk_token="<unk>"))
+    words.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    words.save(str(tmp_path / "tokenizer.json"))
+    if named is not None:
+        (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": named}))
+    found = load_tokenizer(tmp_path, plugins.load("model family", "dream"))
+    assert found("A1 A1")["input_ids"] == [0, 0]
 
 
 def test_a_conversation_without_a_tokenizer_is_refused(tmp_path):
