@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from typing import Any
 
 from dllm_sweep import plugins
 from dllm_sweep.errors import InputError, UnknownName
-from dllm_sweep.spec import CalibrationSpec, ModelRef, TaskSpec
+from dllm_sweep.spec import CalibrationSpec, DecodingSpec, ModelRef, TaskSpec
 
 EXAMPLE_SCHEMES = (
     ("w8a16", "8-bit weights, one scale per output channel"),
@@ -24,13 +24,19 @@ EXAMPLE_SCHEMES = (
 )
 """Schemes that the study uses; any other bit-widths and group sizes are legal too."""
 
+USUAL_ALGORITHM = {"blockwise": "low_confidence", "timeline": "entropy"}
+"""The algorithm of each sampler that its authors evaluate with."""
+
 _SLIP = 0.8
 """Likeness of two names, from 0 to 1, above which one is taken for the other misspelt."""
 _METHOD_PARTS = ("version", "needs_calibration", "symmetric", "refusal", "quantize")
 
 
 def names(kind: str) -> tuple[str, ...]:
-    """All names of one kind: model, method, task, calibration, masking, decoding algorithm."""
+    """All names of one kind.
+
+    Kinds are model, method, task, calibration, masking, preset, decoding algorithm, model family.
+    """
     if kind == "model":
         from dllm_sweep.models.locate import embedded_names
 
@@ -47,6 +53,10 @@ def names(kind: str) -> tuple[str, ...]:
         from dllm_sweep.calibration.masking import MODES
 
         return tuple(MODES)
+    if kind == "preset":
+        from dllm_sweep import presets
+
+        return presets.names()
     return plugins.names(kind)
 
 
@@ -72,10 +82,87 @@ def resolve_model(text: str) -> ModelRef:
     return resolve(text)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ModelFacts:
+    """What planning must know of a model.
+
+    Attributes:
+        family: The family that loads it.
+        sampler: The sampler its authors use, as in `DecodingSpec.sampler`.
+        estimator: The Monte-Carlo likelihood its authors use, as in `TaskSpec.estimator`.
+        max_length: Longest usable sequence in tokens; None if it is not known.
+        block_size: Tokens in a block of block-causal attention; None if attention is full.
+        embedded: Whether the package carries it.
+    """
+
+    family: str
+    sampler: str
+    estimator: str
+    max_length: int | None
+    block_size: int | None
+    embedded: bool
+
+
+@lru_cache
+def facts_of(ref: ModelRef) -> ModelFacts:
+    """Say what a model's family is and what follows from it, without loading it.
+
+    Raises:
+        InputError: If no family is known for it.
+    """
+    from dllm_sweep.models import known, locate
+
+    name = ref.family or locate.family_of(ref)
+    family = plugins.load("model family", name)
+    config, published = locate.local_config(ref), known.published(ref.name)
+    return ModelFacts(
+        family=name,
+        sampler=family.sampler,
+        estimator=family.estimator,
+        max_length=_read(family.max_length, config, published and published.max_length),
+        block_size=_read(family.block_size, config, published and published.block_size),
+        embedded=ref.name in locate.embedded_names(),
+    )
+
+
+def _read(
+    of_family: Callable[[Mapping[str, Any]], int | None],
+    config: Mapping[str, Any] | None,
+    published: int | None,
+) -> int | None:
+    """What a family reads from config.json, where that is here and says it; else the table's."""
+    try:
+        return published if config is None else of_family(config)
+    except KeyError:
+        return published
+
+
+def sampler_of(algorithm: str) -> str:
+    """The sampler that a decoding algorithm belongs to."""
+    from dllm_sweep.decoding import options
+
+    return options.sampler_of(algorithm)
+
+
+def check_decoding(decoding: DecodingSpec, facts: ModelFacts) -> None:
+    """Refuse options that do not go together, or not with a model.
+
+    Raises:
+        InputError: It says which and why.
+    """
+    from dllm_sweep.decoding import options
+
+    options.check_decoding(decoding, block_size=facts.block_size)
+
+
 def input_sizes(model: ModelRef) -> list[int]:
-    """Numbers of inputs that the matrices of a local checkpoint have; empty if it is not local."""
+    """Numbers of inputs that a checkpoint's matrices have; empty if they are not known."""
+    from dllm_sweep.models.known import published
     from dllm_sweep.models.locate import tensor_shapes
 
+    known = published(model.name)
+    if known is not None:
+        return list(known.input_sizes)
     return sorted({shape[1] for shape in tensor_shapes(model).values() if len(shape) == 2})
 
 
@@ -96,19 +183,25 @@ def build_method(name: str, parameters: Mapping[str, Any]) -> Any:
 
 
 @lru_cache
-def resolve_calibration(spec: CalibrationSpec) -> CalibrationSpec:
+def resolve_calibration(spec: CalibrationSpec, revision: str | None = None) -> CalibrationSpec:
     """Find a calibration set and put the digest of its content into its spec.
+
+    Args:
+        spec: The set; if it has a digest already, that stays.
+        revision: Branch, tag or commit of a hub data set.
 
     Raises:
         InputError: If there is no such set, or it cannot be read.
     """
     from dllm_sweep.calibration.sources import calibration_digest, local_path
 
+    if spec.digest is not None:
+        return spec
     near = difflib.get_close_matches(spec.source, names("calibration"), n=1, cutoff=_SLIP)
     if near and near[0] != spec.source and local_path(spec.source) is None:
         # A slip of the pen must not become a request to the hub.
         raise UnknownName("calibration", spec.source, names("calibration"))
-    return replace(spec, digest=calibration_digest(spec))
+    return replace(spec, digest=calibration_digest(spec, revision))
 
 
 def resolve_task(spec: TaskSpec) -> TaskSpec:

@@ -6,32 +6,28 @@ method does not read are dropped, defaults are written out, lists are sorted.
 
 from __future__ import annotations
 
-import dataclasses
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dllm_sweep import catalog, costs
+from dllm_sweep import costs
 from dllm_sweep.errors import InputError
+from dllm_sweep.grid import Method, Model, method_of, parameters_of, points
 from dllm_sweep.records import PlannedTrial, PlannedUnit
 from dllm_sweep.spec import (
     FULL_PRECISION,
     FULL_PRECISION_BITS,
     FULL_PRECISION_METHOD,
-    CalibrationSpec,
     ModelRef,
-    Parameters,
     QuantScheme,
     TrialSpec,
 )
+from dllm_sweep.sweep_protocol import fits_of
 
 if TYPE_CHECKING:
-    from dllm_sweep.sweep_entries import ModelEntry
     from dllm_sweep.sweep_file import SweepFile
-    from dllm_sweep.sweep_rules import Rule
 
 BASELINE_PRIORITY = 100
 """Every other trial has priority 0: nothing can be ranked before its baseline is there."""
@@ -47,6 +43,7 @@ class Plan:
         trials: Baselines first, then in the order of the file.
         merged: Labels of trials that the grid names more than once; each is planned once.
         added: Labels of the baselines that the file does not name.
+        notes: Where a preset's settings were made to fit a model, for people.
     """
 
     name: str
@@ -54,58 +51,12 @@ class Plan:
     trials: tuple[PlannedTrial, ...]
     merged: tuple[str, ...]
     added: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class _Model:
-    """A model of the file with what its trials share."""
-
-    names: tuple[str, ...]
-    ref: ModelRef
-    machine: costs.Machine
-    parameters: float
-    sizes: tuple[int, ...]
-
-
-@dataclass(frozen=True)
-class _Method:
-    """A method of the file, built with its parameters and with none."""
-
-    names: tuple[str, ...]
-    location: str
-    built: Any
-    usual: Any
-    parameters: Parameters
-
-
-@dataclass(frozen=True)
-class _Text:
-    """A calibration set of the file; None if no method needs one."""
-
-    names: tuple[str, ...]
-    spec: CalibrationSpec | None
-
-
-@dataclass(frozen=True)
-class _Point:
-    """One point of the grid."""
-
-    model: _Model
-    method: _Method
-    scheme: str
-    calibration: _Text
-    seed: int
+    notes: tuple[str, ...] = ()
 
     @property
-    def names(self) -> dict[str, tuple[str, ...]]:
-        """What rules may call it, by axis."""
-        return {
-            "model": self.model.names,
-            "method": self.method.names,
-            "scheme": (self.scheme,),
-            "calibration": self.calibration.names,
-            "seed": (str(self.seed),),
-        }
+    def protocol_keys(self) -> frozenset[str]:
+        """The protocols of its trials: one for each family, and for each choice of tasks."""
+        return frozenset(trial.spec.protocol.key for trial in self.trials)
 
 
 def make_plan(file: SweepFile, *, gpus: float | None = None) -> Plan:
@@ -122,7 +73,7 @@ def make_plan(file: SweepFile, *, gpus: float | None = None) -> Plan:
     wanted = list(_trials(file, gpus))
     if not wanted:
         raise InputError(f"sweep {file.name!r}: include and exclude leave no trial: relax a rule")
-    full = _method_of(FULL_PRECISION_METHOD, {}, ())
+    full = method_of(FULL_PRECISION_METHOD, {}, ())
     compared = {_baseline(trial.spec, full): model for model, trial in wanted if _runs(trial)}
     named = {trial.spec.key for _, trial in wanted if trial.spec.is_baseline}
     baselines = _once(_planned(spec, model, full) for spec, model in compared.items())
@@ -134,6 +85,7 @@ def make_plan(file: SweepFile, *, gpus: float | None = None) -> Plan:
         trials=(*baselines, *others),
         merged=tuple(trial.label for trial in others if times[trial.spec.key] > 1),
         added=tuple(trial.label for trial in baselines if trial.spec.key not in named),
+        notes=tuple(dict.fromkeys(note for model in file.models for note in fits_of(file, model))),
     )
 
 
@@ -141,10 +93,9 @@ def _runs(trial: PlannedTrial) -> bool:
     return trial.skip_reason is None
 
 
-def _trials(file: SweepFile, gpus: float | None) -> Iterator[tuple[_Model, PlannedTrial]]:
+def _trials(file: SweepFile, gpus: float | None) -> Iterator[tuple[Model, PlannedTrial]]:
     """The canonical trials of the grid: nothing in their specs that does not change the work."""
-    protocol = file.protocol
-    for point in _points(file, gpus):
+    for point in points(file, gpus):
         built = point.method.built
         scheme = canonical_scheme(QuantScheme.parse(point.scheme), default=built.symmetric)
         spec = TrialSpec(
@@ -154,53 +105,25 @@ def _trials(file: SweepFile, gpus: float | None) -> Iterator[tuple[_Model, Plann
             parameters=point.method.parameters,
             scheme=scheme,
             calibration=point.calibration.spec if built.needs_calibration else None,
-            protocol=protocol,
+            protocol=point.model.protocol,
             seed=point.seed,
         )
-        skip_reason = built.refusal(scheme) or _misfit(spec, point.model.sizes)
+        skip_reason = built.refusal(scheme) or _misfit(spec, point.model)
         yield point.model, _planned(spec, point.model, point.method, skip_reason)
 
 
-def _points(file: SweepFile, gpus: float | None) -> Iterator[_Point]:
-    """The grid after the rules; the baseline has one scheme, its own, whatever is listed."""
-    models = [_model_of(entry, file, gpus) for entry in file.models]
-    methods = [
-        _method_of(entry.location(file.folder), entry.parameters, entry.names)
-        for entry in file.methods
-    ]
-    read = any(method.built.needs_calibration for method in methods)
-    texts = [_Text(e.names, e.text(file.folder) if read else None) for e in file.calibration]
-    for model, method in product(models, methods):
-        baseline = method.location == FULL_PRECISION_METHOD
-        schemes = (str(FULL_PRECISION),) if baseline else file.schemes
-        for scheme, text, seed in product(schemes, texts, file.seeds):
-            point = _Point(model, method, scheme, text, seed)
-            if _survives(point, file.include, file.exclude):
-                yield point
+def _misfit(spec: TrialSpec, model: Model) -> str | None:
+    """Say why a trial cannot run with its model; None if it can, as far as is known."""
+    text, longest = spec.calibration, model.facts.max_length
+    if text is not None and longest is not None and text.length > longest:
+        return (
+            f"calibration texts of {text.length} tokens: {model.ref.name} reads {longest}; write a"
+            f" `length` of at most {longest} in `calibration`"
+        )
+    return _odd_groups(spec, model)
 
 
-def _model_of(entry: ModelEntry, file: SweepFile, gpus: float | None) -> _Model:
-    ref = entry.ref(file.folder)
-    written = entry.resources.before(file.resources).gpus
-    machine = costs.machine_for(gpus if written is None else written)
-    parameters, sizes = costs.count_parameters(ref), tuple(catalog.input_sizes(ref))
-    return _Model(entry.names, ref, machine, parameters, sizes)
-
-
-def _method_of(location: str, parameters: Mapping[str, Any], names: tuple[str, ...]) -> _Method:
-    built, usual = (catalog.build_method(location, given) for given in (parameters, {}))
-    return _Method(names, location, built, usual, parameters_of(built))
-
-
-def _survives(point: _Point, include: Sequence[Rule], exclude: Sequence[Rule]) -> bool:
-    if not include and not exclude:
-        return True
-    names = point.names
-    kept = not include or any(rule.matches(names) for rule in include)
-    return kept and not any(rule.matches(names) for rule in exclude)
-
-
-def _misfit(spec: TrialSpec, sizes: Sequence[int]) -> str | None:
+def _odd_groups(spec: TrialSpec, model: Model) -> str | None:
     """Say why a group size does not fit the model; None if it does, or its sizes are not known.
 
     A trial that names its own modules is left to the method: it may leave out what does not fit.
@@ -209,13 +132,13 @@ def _misfit(spec: TrialSpec, sizes: Sequence[int]) -> str | None:
     patterns = {key: value for key, value in spec.parameters if "modules" in key}
     if size is None or patterns not in ({}, {"modules": ("*",), "skip_modules": ()}):
         return None
-    odd = [inputs for inputs in sizes if inputs % size]
+    odd = [inputs for inputs in model.sizes if inputs % size]
     listed = " and ".join(map(str, odd))
     return f"{spec.scheme}: groups of {size} do not divide {listed} inputs" if odd else None
 
 
 def _planned(
-    spec: TrialSpec, model: _Model, method: _Method, skip_reason: str | None = None
+    spec: TrialSpec, model: Model, method: Method, skip_reason: str | None = None
 ) -> PlannedTrial:
     units: tuple[PlannedUnit, ...] = ()
     cost_s = 0.0
@@ -233,7 +156,7 @@ def _planned(
     )
 
 
-def _baseline(spec: TrialSpec, full: _Method) -> TrialSpec:
+def _baseline(spec: TrialSpec, full: Method) -> TrialSpec:
     """The full-precision trial that `spec` is compared with."""
     return replace(
         spec,
@@ -259,12 +182,6 @@ def canonical_scheme(scheme: QuantScheme, *, default: bool) -> QuantScheme:
     if scheme.w_bits == FULL_PRECISION_BITS:
         return replace(scheme, group_size=None, symmetric=None)
     return scheme if scheme.symmetric is not None else replace(scheme, symmetric=default)
-
-
-def parameters_of(method: Any) -> Parameters:
-    """All parameters of a method's instance with their values, sorted by name."""
-    values = ((field.name, getattr(method, field.name)) for field in dataclasses.fields(method))
-    return tuple(sorted(values))
 
 
 def _label(spec: TrialSpec, default: Any) -> str:

@@ -7,6 +7,7 @@ or raises one SweepFileError with all problems, each with its line.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,29 +23,18 @@ from pydantic import (
     field_validator,
 )
 
+from dllm_sweep import catalog
 from dllm_sweep.errors import InputError, SweepFileError
-from dllm_sweep.spec import (
-    FULL_PRECISION_METHOD,
-    ProtocolSpec,
-    QuantScheme,
-    TaskSpec,
-)
+from dllm_sweep.overrides import as_text, overridden, read_setting
+from dllm_sweep.spec import FULL_PRECISION_METHOD, ProtocolSpec, QuantScheme
 from dllm_sweep.stored import beside, holds_password, without_passwords
-from dllm_sweep.sweep_entries import (
-    CalibrationEntry,
-    Count,
-    DecodingEntry,
-    Entry,
-    MethodEntry,
-    ModelEntry,
-    OutliersEntry,
-    Resources,
-    Seed,
-    TaskEntry,
-)
-from dllm_sweep.sweep_problems import Finding, explain, refuse
+from dllm_sweep.sweep_entries import Count, Entry, MethodEntry, ModelEntry, Resources, Seed
+from dllm_sweep.sweep_problems import Finding, explain, refuse, refusing, tell
+from dllm_sweep.sweep_protocol import findings_of, protocol_of
 from dllm_sweep.sweep_rules import Rules, listed
-from dllm_sweep.yaml_places import YamlProblems, load
+from dllm_sweep.sweep_tasks import DecodingEntry, Estimator, TaskEntry, folder_exists
+from dllm_sweep.sweep_texts import CalibrationEntry, OutliersEntry
+from dllm_sweep.yaml_places import Document, YamlProblems, load
 
 
 def _entry(key: str) -> BeforeValidator:
@@ -84,6 +74,9 @@ NamedModel = Annotated[ModelEntry, _entry("name")]
 NamedMethod = Annotated[MethodEntry, _entry("name")]
 NamedText = Annotated[CalibrationEntry, _entry("source")]
 NamedTask = Annotated[TaskEntry, _entry("name")]
+Texts = Annotated[
+    tuple[NamedText, ...], Strict(False), BeforeValidator(listed), Field(min_length=1)
+]
 SchemeName = Annotated[str, AfterValidator(_scheme_exists)]
 
 
@@ -116,18 +109,22 @@ class SweepFile(Entry):
     schemes: Annotated[tuple[SchemeName, ...], Strict(False)] = Field(
         default=(), validate_default=True
     )
-    calibration: Annotated[
-        tuple[NamedText, ...], Strict(False), BeforeValidator(listed), Field(min_length=1)
-    ] = Field(default=({},), validate_default=True)
+    calibration: Texts | None = None
     seeds: Annotated[tuple[Seed, ...], Strict(False), Field(min_length=1)] = (0,)
-    tasks: Annotated[tuple[NamedTask, ...], Strict(False), Field(min_length=1)]
+    preset: str | None = None
+    tasks: Annotated[tuple[NamedTask, ...], Strict(False), Field(min_length=1)] | None = Field(
+        default=None, validate_default=True
+    )
     limit: Count | None = None
-    draws: Count = TaskSpec.draws
+    draws: Count | None = None
+    estimator: Estimator | None = None
+    chat_template: bool = False
+    data: str | None = None
     decoding: DecodingEntry = DecodingEntry()
     outliers: Annotated[OutliersEntry | None, BeforeValidator(_switch)] = Field(
         default=True, validate_default=True
     )
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
     include: Rules = ()
     exclude: Rules = ()
     resources: Resources = Resources()
@@ -145,9 +142,28 @@ class SweepFile(Entry):
             refuse([Finding((), fault)])
         return value
 
+    @field_validator("preset")
+    @classmethod
+    def _preset_exists(cls, value: str | None) -> str | None:
+        if value is not None:
+            with refusing():
+                catalog.check_name("preset", value)
+        return value
+
+    @field_validator("data")
+    @classmethod
+    def _data_is_a_folder(cls, value: str | None, info: ValidationInfo) -> str | None:
+        return folder_exists(value, info)
+
     @field_validator("tasks")
     @classmethod
-    def _tasks_are_distinct(cls, value: tuple[TaskEntry, ...]) -> tuple[TaskEntry, ...]:
+    def _tasks_are_distinct(
+        cls, value: tuple[TaskEntry, ...] | None, info: ValidationInfo
+    ) -> tuple[TaskEntry, ...] | None:
+        if value is None:
+            needed = "preset" in info.data and info.data["preset"] is None
+            refuse([Finding((), "is missing: name at least one, or a preset")] if needed else [])
+            return None
         first: dict[str, TaskEntry] = {}
         clash = [
             Finding((index,), f"{task.name} is named before with other settings: keep one")
@@ -175,52 +191,69 @@ class SweepFile(Entry):
         """
         return None if self.store is None else beside(self.store.get_secret_value(), self._folder)
 
-    @property
-    def protocol(self) -> ProtocolSpec:
-        """The evaluation that all trials of this file share, its tasks sorted by name."""
-        tasks = (task.spec(self.limit, self.draws, self.folder) for task in self.tasks)
-        return ProtocolSpec(
-            tasks=tuple(sorted(tasks, key=lambda task: task.name)),
-            decoding=self.decoding.spec(),
-            outliers=None if self.outliers is None else self.outliers.spec(self.folder),
-            dtype=self.dtype,
-        )
+    def protocol_for(self, model: ModelEntry) -> ProtocolSpec:
+        """The evaluation that all trials of a model share, its tasks sorted by name.
+
+        It depends on the model's family, on how long its sequences may be, and on which of the
+        file's tasks its entry names.
+        """
+        return protocol_of(self, model)
 
 
-def read(path: Path | str) -> SweepFile:
+def read(path: Path | str, settings: Sequence[str] = ()) -> SweepFile:
     """Read and check a sweep file.
 
+    Args:
+        path: The file.
+        settings: Values that go before the file's, as `KEY=VALUE`.
+
     Raises:
         SweepFileError: With one line for every problem in it.
     """
-    return parse(_read_text(Path(path)), Path(path))
+    return parse(_read_text(Path(path)), Path(path), settings)
 
 
-def parse(text: str, path: Path) -> SweepFile:
+def parse(text: str, path: Path, settings: Sequence[str] = ()) -> SweepFile:
     """Check the text of a sweep file as if it stood at `path`.
 
+    Args:
+        text: The file's text.
+        path: Where it stands.
+        settings: Values that go before the file's, as `KEY=VALUE`.
+
     Raises:
         SweepFileError: With one line for every problem in it.
     """
-    try:
-        document = load(text)
-    except YamlProblems as error:
-        raise SweepFileError(str(path), error.problems) from error
-    data = document.data
-    if not isinstance(data, dict):
-        what = "the file is empty" if data is None else "the file is not a mapping"
-        hint = "`dllm-sweep init` writes one to start from"
-        raise SweepFileError(str(path), [f"{what}: {hint}"])
+    document = _load(text, path, settings)
+    text = as_text(document) if settings else text
     folder = path.absolute().parent
+    context = {"folder": folder, "set": {str(place[0]) for place in document.options}}
     try:
-        file = SweepFile.model_validate({"name": path.stem} | data, context={"folder": folder})
+        file = SweepFile.model_validate({"name": path.stem} | document.data, context=context)
     except ValidationError as error:
         raise SweepFileError(str(path), explain(error, SweepFile, document)) from None
     file._folder, file._text = folder, without_passwords(text)
     if file.store is not None and holds_password(load(file.text).data["store"]):
         advice = "write special characters of the password as %40 and the like, all on one line"
-        raise SweepFileError(str(path), [f"line {document.line(('store',))}: store: {advice}"])
+        raise SweepFileError(str(path), tell([Finding(("store",), advice)], document))
+    misfits = findings_of(file)
+    if misfits:
+        raise SweepFileError(str(path), tell(misfits, document))
     return file
+
+
+def _load(text: str, path: Path, settings: Sequence[str]) -> Document:
+    try:
+        document = load(text)
+        if isinstance(document.data, dict):
+            return overridden(document, [read_setting(setting) for setting in settings])
+    except YamlProblems as error:
+        raise SweepFileError(str(path), error.problems) from error
+    except InputError as error:
+        raise SweepFileError(str(path), [str(error)]) from error
+    what = "the file is empty" if document.data is None else "the file is not a mapping"
+    hint = "`dllm-sweep init` writes one to start from"
+    raise SweepFileError(str(path), [f"{what}: {hint}"])
 
 
 def stored_files(text: str) -> str | None:

@@ -71,11 +71,18 @@ def explain(error: ValidationError, model: type[BaseModel], document: Document) 
     """
     errors = [details for details in error.errors() if not _is_echo(details, error.errors())]
     found = [pair for details in errors for pair in _findings(details, model)]
-    located = sorted(
-        ((document.line(place) or 0, _path(place, document), message) for place, message in found),
-        key=lambda item: item[0],
-    )
-    return list(dict.fromkeys(_sentence(*item) for item in located))
+    return tell([Finding(place, message) for place, message in found], document)
+
+
+def tell(findings: Sequence[Finding], document: Document) -> list[str]:
+    """Say each finding in one line with its place, in the order of the file.
+
+    Args:
+        findings: What is wrong, with places from the top of the file.
+        document: The file, for the lines.
+    """
+    located = sorted(findings, key=lambda finding: document.line(finding.below) or 0)
+    return list(dict.fromkeys(_sentence(finding, document) for finding in located))
 
 
 def _is_echo(details: ErrorDetails, errors: Sequence[ErrorDetails]) -> bool:
@@ -158,7 +165,9 @@ def _path(place: Place, document: Document) -> str:
     return path.removeprefix(".")
 
 
-def _sentence(line: int, path: str, message: str) -> str:
-    start = f"line {line}: " if line else ""
+def _sentence(finding: Finding, document: Document) -> str:
+    where, path = document.where(finding.below), _path(finding.below, document)
+    message = finding.message
+    start = f"{where}: " if where else ""
     joint = " " if message.startswith(("is ", "must ")) else ": "
     return f"{start}{path}{joint}{message}" if path else f"{start}{message}"

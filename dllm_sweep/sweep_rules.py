@@ -10,8 +10,9 @@ from pydantic import AfterValidator, BeforeValidator, Field, Strict, ValidationI
 
 from dllm_sweep.errors import InputError
 from dllm_sweep.spec import QuantScheme
-from dllm_sweep.sweep_entries import CalibrationEntry, Entry, MethodEntry, ModelEntry
+from dllm_sweep.sweep_entries import Entry, MethodEntry, ModelEntry
 from dllm_sweep.sweep_problems import Finding, refuse
+from dllm_sweep.sweep_texts import CalibrationEntry
 
 AXES = {
     "model": "models",
@@ -88,10 +89,16 @@ def names_of(value: ModelEntry | MethodEntry | CalibrationEntry | str | int) -> 
 
 
 def _rule_meets_grid(rule: Rule, info: ValidationInfo) -> Rule:
-    """Refuse a pattern that matches nothing: it is a slip of the pen."""
+    """Refuse a pattern that matches nothing: it is a slip of the pen.
+
+    Not where `--set` has replaced what the rule was written for: it is then without effect.
+    """
     findings = []
+    replaced = info.context["set"] if info.context else ()
     for axis, patterns in rule.axes.items():
-        names = [name for value in info.data.get(AXES[axis], ()) for name in names_of(value)]
+        if AXES[axis] in replaced:
+            continue
+        names = [name for value in info.data.get(AXES[axis]) or () for name in names_of(value)]
         known = ", ".join(dict.fromkeys(names))
         findings += [
             Finding((axis,), f"{pattern!r} matches nothing in {AXES[axis]} (there are: {known})")

@@ -7,8 +7,8 @@ kinder in another (`1e-2` is a number, as people expect).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -23,17 +23,29 @@ class Document:
 
     Attributes:
         data: Plain Python values.
-        lines: Line of each place, counted from 1; a mapping's entry stands where its key does.
+        lines: Line of each place, counted from 1; a mapping's entry stands where its key does. 0
+            for what stands in no line of the text.
+        options: Places whose values come from the command line, with what was written there.
     """
 
     data: Any
     lines: dict[Place, int]
+    options: Mapping[Place, str] = field(default_factory=dict)
 
     def line(self, place: Place) -> int | None:
         """The line of `place`, or of the nearest place around it; None if the text has neither."""
         while place and place not in self.lines:
             place = place[:-1]
         return self.lines[place] if place else None
+
+    def where(self, place: Place) -> str:
+        """Say where `place` was written: `line 3`, or the option that set it; empty if nowhere."""
+        for depth in range(len(place), 0, -1):
+            option = self.options.get(place[:depth])
+            if option is not None:
+                return option
+        line = self.line(place)
+        return f"line {line}" if line else ""
 
 
 class YamlProblems(Exception):
@@ -85,6 +97,17 @@ def load_all(text: str) -> list[Document]:
     except yaml.YAMLError as error:
         raise YamlProblems([_explain(error)]) from error
     return documents
+
+
+def places_in(data: Any, place: Place) -> Iterator[Place]:
+    """All places from `place` down in plain values."""
+    yield place
+    if isinstance(data, dict):
+        parts: Sequence[tuple[str | int, Any]] = [(str(key), one) for key, one in data.items()]
+    else:
+        parts = list(enumerate(data)) if isinstance(data, list) else []
+    for key, part in parts:
+        yield from places_in(part, (*place, key))
 
 
 def _document(loader: _Loader, root: yaml.Node) -> Document:

@@ -23,7 +23,8 @@ def folder(tmp_path):
     """Two models and two tasks of the user's own, beside the sweep file."""
     for name in ("toy", "toy-two"):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "config.json").write_text(json.dumps({"name": name}))
+        config = {"model_type": "llada", "name": name}
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
     for name in ("one.yaml", "two.yaml"):
         (tmp_path / name).write_text("task: own\n")
     (tmp_path / "text.txt").write_text("some words to calibrate with\n")
@@ -192,7 +193,8 @@ def test_a_named_baseline_is_not_said_to_be_added(folder):
 def test_a_changed_model_gets_other_keys(folder):
     before = keys_of(plan_of(folder))
     (folder / "fresh").mkdir()
-    (folder / "fresh" / "config.json").write_text("{}")
+    config = {"model_type": "llada", "name": "new"}
+    (folder / "fresh" / "config.json").write_text(json.dumps(config))
     assert not before & keys_of(plan_of(folder, models=["fresh"]))
 
 

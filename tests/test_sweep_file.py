@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from dllm_sweep.errors import SweepFileError
-from dllm_sweep.spec import QuantScheme
+from dllm_sweep.spec import DecodingSpec, QuantScheme
 from dllm_sweep.sweep_file import parse, read, stored_files
 
 GOOD = {
@@ -45,20 +45,24 @@ def good(folder: Path, **changes):
     return parse(json.dumps(GOOD | changes), folder / "sweep.yaml")
 
 
+def protocol(file):
+    return file.protocol_for(file.models[0])
+
+
 def test_the_name_is_the_files_unless_it_is_written(folder):
     assert good(folder).name == "sweep"
     assert good(folder, name="other").name == "other"
 
 
 def test_what_is_not_written_is_as_the_specs_say(folder):
-    protocol = good(folder).protocol
-    assert protocol.decoding.algorithm == "low_confidence"
-    assert protocol.outliers.text.samples == 8
-    assert protocol.outliers.text.digest
+    found = protocol(good(folder))
+    assert found.decoding == DecodingSpec()
+    assert found.outliers.text.samples == 8
+    assert found.outliers.text.digest
 
 
 def test_outliers_false_takes_none(folder):
-    assert good(folder, outliers=False).protocol.outliers is None
+    assert protocol(good(folder, outliers=False)).outliers is None
 
 
 def test_one_calibration_stands_for_a_list_of_it(folder):
@@ -70,7 +74,7 @@ def test_one_calibration_stands_for_a_list_of_it(folder):
 def test_a_task_takes_the_files_limit_unless_it_has_its_own(folder):
     (folder / "second.yaml").write_text("task: second\n")
     tasks = [{"name": "own.yaml", "limit": 5}, "second.yaml"]
-    first, second = good(folder, limit=9, draws=3, tasks=tasks).protocol.tasks
+    first, second = protocol(good(folder, limit=9, draws=3, tasks=tasks)).tasks
     assert (first.limit, second.limit, first.draws) == (5, 9, 3)
 
 
@@ -78,7 +82,7 @@ def test_paths_are_relative_to_the_sweep_file(folder, monkeypatch):
     monkeypatch.chdir("/")
     file = good(folder)
     assert file.models[0].ref(file.folder).name == str(folder / "toy")
-    assert file.protocol.tasks[0].name == str(folder / "own.yaml")
+    assert protocol(file).tasks[0].name == str(folder / "own.yaml")
 
 
 def test_a_number_in_scientific_notation_is_a_number(folder):
@@ -124,11 +128,11 @@ def test_a_number_in_scientific_notation_is_a_number(folder):
         ({"dtype": "float64"}, "dtype must be 'float32', 'bfloat16' or 'float16', not 'float64'"),
         (
             {"decoding": {"gen_length": 30, "block_length": 8}},
-            "decoding.gen_length: 30 is not a multiple of block_length 8",
+            "decoding: block_length 8 does not divide gen_length 30",
         ),
         (
             {"decoding": {"gen_length": 32, "block_length": 8, "steps": 6}},
-            "decoding.steps: 6 cannot be shared equally by the 4 blocks",
+            "decoding: steps 6 do not divide into the 4 blocks of the window",
         ),
         (
             {"decoding": {"algorithm": "low_confidance"}},
@@ -233,7 +237,7 @@ def test_an_alias_that_holds_itself_ends(folder):
 @pytest.mark.parametrize("path", ["examples/quickstart.yaml", "dllm_sweep/cli/sweep-template.yaml"])
 def test_the_files_that_we_ship_are_right(path):
     file = read(Path(__file__).parent.parent / path)
-    assert file.protocol.decoding.steps == 16
+    assert protocol(file).decoding.steps == 16
 
 
 @pytest.mark.parametrize("files", ["/data/sweeps", "~/sweeps", "s3://bucket/sweeps"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import re
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from dllm_sweep.spec import CalibrationSpec
 
 DATA = Path(__file__).parent / "data"
 
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _CHUNK = 1 << 20
 _CSV_FIELD_LIMIT = 1 << 30
 
@@ -30,15 +32,19 @@ def names() -> tuple[str, ...]:
     return tuple(sorted(file.stem for file in DATA.glob("*.jsonl")))
 
 
-def calibration_digest(spec: CalibrationSpec) -> str:
+def calibration_digest(spec: CalibrationSpec, revision: str | None = None) -> str:
     """Fingerprint the text: SHA-256 of local content, or `repository@commit` of the hub.
+
+    Args:
+        spec: The text.
+        revision: Branch, tag or commit of a hub data set; a whole commit needs no network.
 
     Raises:
         CalibrationError: If there is no such text, or the hub cannot be reached.
     """
     local = local_path(spec.source)
     if local is None:
-        return f"{spec.source}@{_hub_commit(spec.source)}"
+        return f"{spec.source}@{_hub_commit(spec.source, revision)}"
     digest = hashlib.sha256()
     for file in text_files(local):
         if local.is_dir():
@@ -157,11 +163,13 @@ _READERS: dict[str, Callable[[Path, str], Iterable[Record]]] = {
 }
 
 
-def _hub_commit(source: str) -> str:
+def _hub_commit(source: str, revision: str | None) -> str:
+    if revision is not None and _COMMIT.fullmatch(revision):
+        return revision
     from huggingface_hub import HfApi
 
     try:
-        return str(HfApi().dataset_info(source).sha)
+        return str(HfApi().dataset_info(source, revision=revision).sha)
     except Exception as error:
         raise CalibrationError(_not_on_hub(source, error)) from error
 

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
 import click
 
 from dllm_sweep.cli.lazy import INTERRUPTED
-from dllm_sweep.cli.options import Command, any_store, existing_store, file_argument, store_option
+from dllm_sweep.cli.options import (
+    Command,
+    any_store,
+    existing_store,
+    file_argument,
+    set_option,
+    store_option,
+)
 
 _RUN_OPTIONS: tuple[Callable[[Any], Any], ...] = (
     click.option(
@@ -65,6 +72,7 @@ _detach_option = click.option(
 
 @click.command("launch")
 @file_argument
+@set_option
 @store_option
 @click.option("--fresh", is_flag=True, help="Take over no results of equal trials elsewhere.")
 @_detach_option
@@ -74,6 +82,7 @@ def launch_command(
     context: click.Context,
     /,
     file: Path,
+    settings: tuple[str, ...],
     store: str | None,
     fresh: bool,
     detach: bool,
@@ -90,7 +99,7 @@ def launch_command(
     from dllm_sweep.stored import preferred, stored_trials
     from dllm_sweep.sweep_file import read
 
-    sweep_file = read(file)
+    sweep_file = read(file, settings)
     store = preferred(store, sweep_file.store_address)
     plan = make_plan(sweep_file)
     if detach:
@@ -102,7 +111,7 @@ def launch_command(
     with any_store(store) as opened:
         opened.plan_sweep(plan.name, plan.source, plan.trials, reuse=not fresh)
     click.echo(launch_note(plan, standings(plan, before), before), err=_is_json(options))
-    _run(context, store, plan.name, sweep_file.protocol.key, options)
+    _run(context, store, plan.name, plan.protocol_keys, options)
 
 
 @click.command("resume")
@@ -162,7 +171,7 @@ def _run(
     context: click.Context,
     store: str | None,
     sweep: str,
-    protocol_key: str | None,
+    protocol_keys: Collection[str] | None,
     options: dict[str, Any],
 ) -> None:
     """Run what is pending, print the leaderboard, and exit with what came of it."""
@@ -172,8 +181,7 @@ def _run(
     summary = run_pending(store, sweep, options)
     click.echo(f"\n{summary.sentence}\n", err=_is_json(options))
     if not _is_json(options):
-        keys = None if protocol_key is None else (protocol_key,)
-        print_leaderboard(store, sweep=sweep, protocol_keys=keys)
+        print_leaderboard(store, sweep=sweep, protocol_keys=protocol_keys)
     if summary.interrupted:
         context.exit(INTERRUPTED)
     context.exit(1 if summary.failed else 0)

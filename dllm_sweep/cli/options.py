@@ -23,6 +23,15 @@ store_option = click.option(
 )
 file_argument = click.argument("file", type=click.Path(path_type=Path))
 
+set_option = click.option(
+    "--set",
+    "settings",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Take VALUE (YAML) instead of what FILE says of KEY: --set limit=20,"
+    " --set models=[llada-tiny], --set decoding.steps=64. May be repeated.",
+)
+
 
 def format_option(*more: str) -> Callable[[Command], Command]:
     """`--format`, with the formats of every listing and `more`."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from dllm_sweep.cli.options import file_argument, format_option, store_option
+from dllm_sweep.cli.options import file_argument, format_option, set_option, store_option
 
 if TYPE_CHECKING:
     from dllm_sweep.outlook import Offer
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 @click.command("plan")
 @file_argument
+@set_option
 @store_option
 @click.option(
     "--gpus",
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
 @format_option()
 def plan_command(
     file: Path,
+    settings: tuple[str, ...],
     store: str | None,
     gpus: int | None,
     price: float | None,
@@ -64,7 +66,7 @@ def plan_command(
     from dllm_sweep.stored import preferred, stored_trials
     from dllm_sweep.sweep_file import read
 
-    sweep_file = read(file)
+    sweep_file = read(file, settings)
     plan = make_plan(sweep_file, gpus=None if gpus is None else 1.0)
     store = preferred(store, sweep_file.store_address)
     found = standings(plan, stored_trials(store, plan.name))

@@ -52,7 +52,7 @@ def summary_of(plan: Plan, found: Sequence[Standing]) -> str:
         lines.append(f"added by itself: {', '.join(plan.added)}")
     if plan.merged:
         lines.append(f"named more than once, planned once: {', '.join(plan.merged)}")
-    return "\n".join(lines)
+    return "\n".join([*lines, *plan.notes])
 
 
 def launch_note(plan: Plan, found: Sequence[Standing], rows: Sequence[TrialRow]) -> str:

@@ -9,7 +9,7 @@ def workplace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DLLM_SWEEP_STORE", raising=False)
     (tmp_path / "toy").mkdir()
-    (tmp_path / "toy" / "config.json").write_text("{}")
+    (tmp_path / "toy" / "config.json").write_text('{"model_type": "llada"}')
     (tmp_path / "own.yaml").write_text("task: own\n")
     (tmp_path / "text.txt").write_text("some words\n")
     return tmp_path

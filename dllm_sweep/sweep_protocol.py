@@ -1,0 +1,216 @@
+"""From a sweep file to the protocol of each of its models.
+
+What is written of a task goes before what the whole file says, that before the preset, and that
+before what is usual for the model's family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from dllm_sweep import catalog, presets
+from dllm_sweep.errors import InputError
+from dllm_sweep.presets.base import TaskSettings
+from dllm_sweep.spec import DecodingSpec, ProtocolSpec, TaskSpec
+from dllm_sweep.sweep_problems import Finding
+from dllm_sweep.sweep_tasks import DecodingEntry, TaskEntry, data_folder, task_location
+
+if TYPE_CHECKING:
+    from dllm_sweep.catalog import ModelFacts
+    from dllm_sweep.sweep_entries import ModelEntry
+    from dllm_sweep.sweep_file import SweepFile
+    from dllm_sweep.yaml_places import Place
+
+_EMBEDDED_DTYPE = "float32"
+"""The package's own models are small, and made to run on CPUs."""
+_DTYPE = "bfloat16"
+
+
+def protocol_of(file: SweepFile, model: ModelEntry) -> ProtocolSpec:
+    """The evaluation that all trials of a model share, its tasks sorted by name."""
+    maker = _Maker(file, model)
+    outliers = None if file.outliers is None else file.outliers.spec(file.folder)
+    return ProtocolSpec(
+        tasks=tuple(sorted(maker.tasks(), key=lambda task: task.name)),
+        decoding=maker.decoding,
+        outliers=outliers,
+        dtype=maker.dtype,
+        chat_template=file.chat_template,
+    )
+
+
+def findings_of(file: SweepFile) -> list[Finding]:
+    """What is wrong between what the file says and its models: options, lengths, tasks."""
+    found = [
+        finding
+        for index, model in enumerate(file.models)
+        for finding in _Maker(file, model).findings(index)
+    ]
+    return list(dict.fromkeys(found))
+
+
+def fits_of(file: SweepFile, model: ModelEntry) -> Iterator[str]:
+    """Say where a preset's settings were changed to fit a model, for people."""
+    maker = _Maker(file, model)
+    longest = maker.facts.max_length
+    if file.preset is None or longest is None:
+        return
+    shorter = [task.name for task in maker.entries if maker.is_fitted(task)]
+    if shorter:
+        yield (
+            f"preset {file.preset}: {model.name} reads {longest} tokens, so {', '.join(shorter)}"
+            f" write at most {longest // 2}"
+        )
+
+
+def fitted(decoding: DecodingSpec, max_length: int | None) -> DecodingSpec:
+    """A preset's window, made shorter where it would leave a model less than half for the prompt.
+
+    Blocks and steps per token stay as they are.
+    """
+    room = decoding.gen_length if max_length is None else max_length // 2
+    if decoding.gen_length <= room:
+        return decoding
+    block = min(decoding.block_length, room)
+    gen_length = room if decoding.sampler == "timeline" else room // block * block
+    steps = max(decoding.steps * gen_length // decoding.gen_length, 1)
+    return replace(decoding, gen_length=gen_length, block_length=block, steps=steps)
+
+
+@dataclass(frozen=True)
+class _Maker:
+    """Makes the protocol of one model of a file."""
+
+    file: SweepFile
+    model: ModelEntry
+
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """What follows from the model's family."""
+        return catalog.facts_of(self.model.ref(self.file.folder))
+
+    @property
+    def dtype(self) -> str:
+        """The type of the computation: written, the package's own, the preset's, the usual."""
+        preset = None if self.file.preset is None else presets.load(self.file.preset)
+        usual = _DTYPE if preset is None else preset.dtype
+        return self.file.dtype or (_EMBEDDED_DTYPE if self.facts.embedded else usual)
+
+    @cached_property
+    def decoding(self) -> DecodingSpec:
+        """How text is generated for tasks of which neither the file nor the preset says more."""
+        return _canonical(self.file.decoding.over(self._usual))
+
+    @property
+    def _usual(self) -> DecodingSpec:
+        usual = DecodingEntry(sampler=self.facts.sampler).over(DecodingSpec())
+        return self._in_blocks(usual)
+
+    def _in_blocks(self, decoding: DecodingSpec) -> DecodingSpec:
+        """A model with block-causal attention is decoded in the blocks of its attention."""
+        block = self.facts.block_size
+        return decoding if block is None else replace(decoding, block_length=block)
+
+    def tasks(self) -> Iterator[TaskSpec]:
+        """The model's tasks with all that is said of them."""
+        for task in self.entries:
+            settings = self._settings(task)
+            decoding = self._decoding(task, settings)
+            spec = TaskSpec(
+                name=task_location(task.name, self.file.folder),
+                shots=settings.shots if task.shots is None else task.shots,
+                metric=task.metric or settings.metric,
+                limit=task.limit or self.file.limit,
+                draws=task.draws or self.file.draws or settings.draws or TaskSpec.draws,
+                decoding=None if decoding == self.decoding else decoding,
+                estimator=self._estimator(task, settings),
+                data=self._data(task),
+            )
+            yield catalog.resolve_task(spec)
+
+    @property
+    def entries(self) -> tuple[TaskEntry, ...]:
+        """The file's tasks, or the preset's; those of them that the model's entry names."""
+        every = task_entries(self.file)
+        if self.model.tasks is None:
+            return every
+        return tuple(task for task in every if task.name in self.model.tasks)
+
+    def _settings(self, task: TaskEntry) -> TaskSettings:
+        if self.file.preset is None:
+            return TaskSettings()
+        return presets.load(self.file.preset).settings(task.name, self.facts.family)
+
+    def _decoding(self, task: TaskEntry, settings: TaskSettings) -> DecodingSpec:
+        base = self._usual
+        if settings.decoding is not None:
+            base = self._in_blocks(fitted(settings.decoding, self.facts.max_length))
+        return _canonical(task.decoding.over(self.file.decoding.over(base)))
+
+    def is_fitted(self, task: TaskEntry) -> bool:
+        """Whether the preset's window for a task is too long for the model."""
+        asked = self._settings(task).decoding
+        return asked is not None and fitted(asked, self.facts.max_length) != asked
+
+    def _estimator(self, task: TaskEntry, settings: TaskSettings) -> str:
+        written = task.estimator or self.file.estimator
+        return written or settings.estimator or self.facts.estimator
+
+    def _data(self, task: TaskEntry) -> str | None:
+        written = task.data or self.file.data
+        return None if written is None else data_folder(written, self.file.folder)
+
+    def findings(self, index: int) -> Iterator[Finding]:
+        """What does not go together; `index` is the model's in the file."""
+        names = [task.name for task in task_entries(self.file)]
+        for place, name in enumerate(self.model.tasks or ()):
+            if name not in names:
+                message = f"{name!r} is none of the sweep's tasks ({', '.join(names)})"
+                yield Finding(("models", index, "tasks", place), message)
+        for task in self.entries:
+            decoding = self._decoding(task, self._settings(task))
+            problem = self._problem(decoding)
+            if problem is not None:
+                yield Finding(self._place(task), f"{self._context(task)}{problem}")
+
+    def _problem(self, decoding: DecodingSpec) -> str | None:
+        try:
+            catalog.check_decoding(decoding, self.facts)
+        except InputError as error:
+            return str(error).removeprefix("decoding: ")
+        longest = self.facts.max_length
+        if longest is None or decoding.gen_length < longest:
+            return None
+        return (
+            f"gen_length {decoding.gen_length} leaves no room for a prompt in the {longest} tokens"
+            f" that {self.model.name} reads: write at most {longest // 2}"
+            f" (--set decoding.gen_length={longest // 2})"
+        )
+
+    def _place(self, task: TaskEntry) -> Place:
+        if task.decoding.model_fields_set and self.file.tasks is not None:
+            return ("tasks", self.file.tasks.index(task), "decoding")
+        return ("decoding",)
+
+    def _context(self, task: TaskEntry) -> str:
+        """For which task and family a problem is, where a preset makes them differ."""
+        if self.file.preset is None:
+            return ""
+        return f"with what preset {self.file.preset} says of {task.name}, "
+
+
+def task_entries(file: SweepFile) -> tuple[TaskEntry, ...]:
+    """The tasks that a file names, else those of its preset."""
+    if file.tasks is not None or file.preset is None:
+        return file.tasks or ()
+    return tuple(TaskEntry(name=name) for name in presets.load(file.preset).tasks)
+
+
+def _canonical(decoding: DecodingSpec) -> DecodingSpec:
+    """The timeline sampler has no blocks: what is written of them must not make two keys."""
+    if decoding.sampler != "timeline":
+        return decoding
+    return replace(decoding, block_length=decoding.gen_length)
