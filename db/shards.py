@@ -38,8 +38,11 @@ def first_shard(unit: Unit) -> Unit:
 def merge(unit: Unit, parts: Sequence[Metric]) -> tuple[Metric, ...]:
     """The metrics of a whole task from those of all its shards, sorted by name.
 
+    A member of a group has its scores in the shards with items of its own; the task's own scores
+    are in all of them.
+
     Raises:
-        StoreError: If a score is missing in one of the shards.
+        StoreError: If a score of the task itself is missing in one of the shards.
     """
     names = sorted({(part.task, part.name) for part in parts})
     return tuple(
@@ -48,7 +51,7 @@ def merge(unit: Unit, parts: Sequence[Metric]) -> tuple[Metric, ...]:
 
 
 def _merged(unit: Unit, parts: Sequence[Metric]) -> Metric:
-    if len(parts) != unit.shards:
+    if len(parts) != unit.shards and parts[0].task == unit.task:
         raise StoreError(
             f"{unit.key}: {len(parts)} of {unit.shards} shards have the score {parts[0].name};"
             " all shards of a task must come from one version of it"

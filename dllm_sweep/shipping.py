@@ -16,7 +16,7 @@ from pathlib import Path
 
 import dllm_sweep
 from dllm_sweep.errors import InputError
-from dllm_sweep.spec import TrialSpec
+from dllm_sweep.spec import TaskSpec, TrialSpec
 
 PACKAGE = "dllm_sweep"
 _BESIDE = ("db", "kernels", "workers")
@@ -43,6 +43,15 @@ def local(path: str | Path) -> Path:
     return _copies.get(str(path), Path(path))
 
 
+def local_folder(path: str | Path) -> Path:
+    """Where a folder that a trial names lies on this machine: the copy of what came along of it."""
+    inside = f"{path}".rstrip("/") + "/"
+    for named, copy in reversed(_copies.items()):
+        if named.startswith(inside):
+            return copy.parents[named[len(inside) :].count("/")]
+    return Path(path)
+
+
 def paths_of(trial: TrialSpec) -> tuple[str, ...]:
     """The files that a trial names by path: methods, tasks and texts of the user's own."""
     return tuple(sorted(set(_paths_of(trial))))
@@ -58,7 +67,10 @@ def unpack(shipped: Sequence[ShippedFile]) -> None:
     folder = _bundle_folder(shipped)
     if not folder.is_dir():
         _write(shipped, folder)
-    _copies.update({file.path: _place(folder, file.path) for file in shipped})
+    for file in shipped:
+        _copies.pop(file.path, None)
+        # The newest come last: `local_folder` asks them first.
+        _copies[file.path] = _place(folder, file.path)
 
 
 def read(path: str) -> ShippedFile:
@@ -119,6 +131,8 @@ def _paths_of(trial: TrialSpec) -> Iterator[str]:
     for task in trial.protocol.tasks:
         if task.name.endswith(".yaml"):
             yield from _with_data(task.name)
+        if task.data is not None:
+            yield from _local_data(task)
     texts = [trial.calibration]
     if trial.protocol.outliers is not None:
         texts.append(trial.protocol.outliers.text)
@@ -133,6 +147,13 @@ def _with_data(task: str) -> Iterator[str]:
     here = local(task)
     for path in task_files(here) if here.is_file() else ():
         yield os.path.normpath(Path(task).parent / os.path.relpath(path, here.parent))
+
+
+def _local_data(task: TaskSpec) -> Iterator[str]:
+    """The files of a task's local data that it uses, by their paths where the sweep was planned."""
+    from dllm_sweep.evaluation.tasks import data_files
+
+    yield from map(str, data_files(task))
 
 
 def _bundle_folder(shipped: Sequence[ShippedFile]) -> Path:

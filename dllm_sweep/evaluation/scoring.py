@@ -13,10 +13,10 @@ from dataclasses import replace
 from numbers import Real
 from typing import Any
 
-from dllm_sweep.errors import InputError
+from dllm_sweep.errors import InputError, UnknownName
 from dllm_sweep.evaluation.logged import metric_name, samples_of
 from dllm_sweep.evaluation.sample import TaskResult
-from dllm_sweep.evaluation.shards import keep_shard, tallies
+from dllm_sweep.evaluation.shards import keep_shard, tallies, task_sums
 from dllm_sweep.evaluation.tasks import load_tasks
 from dllm_sweep.records import Metric
 from dllm_sweep.spec import TaskSpec, Unit
@@ -58,31 +58,40 @@ def score_task(
             # The package's code tasks run in the sandbox; naming another one is consent.
             confirm_run_unsafe_code=True,
         )
-    sums = _sums(results, loaded, task.name)
-    metrics = _metrics(results, task.name, _primary_metric(loaded, task.name), sums)
+    sums = task_sums(results["samples"], loaded, task.name)
+    metrics = _metrics(results, task.name, _primary_metric(loaded, task), sums)
+    _refuse_unknown(task, metrics)
     _refuse_cut(metrics, unit)
     samples = [
         sample
         for name in loaded["tasks"]
         for sample in samples_of(results["samples"][name], name, metrics[0].name, lm.work)
     ]
-    named = tuple(_honest(metric, loaded) for metric in metrics)
+    members = _member_metrics(results, loaded) if task.name in loaded["groups"] else ()
+    named = tuple(_honest(metric, loaded) for metric in (*metrics, *members))
     return TaskResult(metrics=named, samples=tuple(samples))
 
 
-def _primary_metric(loaded: Mapping[str, Any], name: str) -> str | None:
-    """Name the metric that the task's `metadata: {primary_metric: ...}` asks for, if any."""
-    source = loaded["groups"].get(name) or loaded["tasks"].get(name)
-    config = getattr(source, "config", None)
-    metadata = getattr(config, "metadata", None)
-    return metadata.get("primary_metric") if isinstance(metadata, dict) else None
+def _primary_metric(loaded: Mapping[str, Any], task: TaskSpec) -> str | None:
+    """The metric that the spec asks for, else the task's `metadata: {primary_metric: ...}`."""
+    source = loaded["groups"].get(task.name) or loaded["tasks"].get(task.name)
+    metadata = getattr(getattr(source, "config", source), "metadata", None)
+    named = metadata.get("primary_metric") if isinstance(metadata, dict) else None
+    return named if task.metric is None else task.metric
 
 
-def _sums(results: Mapping[str, Any], loaded: Mapping[str, Any], name: str) -> dict[str, Tally]:
-    """Exact sums by lm-eval's keys; a group's score is no mean of items, so it has none."""
-    if name in loaded["groups"] or name not in loaded["tasks"]:
-        return {}
-    return tallies(results["samples"][name], loaded["tasks"][name])
+def _refuse_unknown(task: TaskSpec, metrics: tuple[Metric, ...]) -> None:
+    names = [metric.name for metric in metrics]
+    if task.metric is not None and task.metric not in names:
+        raise UnknownName(f"metric of task {task.name!r}", task.metric, names)
+
+
+def _member_metrics(results: Mapping[str, Any], loaded: Mapping[str, Any]) -> Iterator[Metric]:
+    """What each member of a group scored by itself: they say which tasks a mean is over."""
+    for name, task in loaded["tasks"].items():
+        sums = tallies(results["samples"][name], task)
+        for metric in _metrics(results, name, None, sums):
+            yield replace(metric, primary=False)
 
 
 def _refuse_cut(metrics: tuple[Metric, ...], unit: Unit) -> None:

@@ -24,26 +24,58 @@ def items_of(task: Any, limit: int | None) -> int:
 def keep_shard(loaded: Mapping[str, Any], unit: Unit, limit: int | None) -> None:
     """Let a loaded task ask only the items of one shard: a contiguous range of them.
 
+    The items of a group are those of its members, one member after another; members without an
+    item in the shard are dropped from `loaded`.
+
     Args:
         loaded: What `load_tasks` gave.
         unit: Says which shard of how many.
-        limit: Only the first `limit` items count.
+        limit: Only the first `limit` items count, of each member of a group.
 
     Raises:
-        InputError: If the task is a group, or has fewer items than shards.
+        InputError: If the task has fewer items than shards.
     """
     if unit.shards == 1:
         return
-    if loaded["groups"] or len(loaded["tasks"]) != 1:
-        raise InputError(f"task {unit.task!r} is a group: it cannot be cut into shards")
-    (task,) = loaded["tasks"].values()
-    items = items_of(task, limit)
+    sizes = {name: items_of(task, limit) for name, task in loaded["tasks"].items()}
+    items = sum(sizes.values())
     if items < unit.shards:
         raise InputError(
             f"task {unit.task!r} has {items} items: it cannot be cut into {unit.shards} shards"
         )
     start, stop = (items * (unit.shard + step) // unit.shards for step in (0, 1))
-    _keep(task, range(start, stop))
+    first = 0
+    for name, size in sizes.items():
+        chosen = range(max(start - first, 0), min(stop - first, size))
+        first += size
+        if chosen:
+            _keep(loaded["tasks"][name], chosen)
+        else:
+            _drop(loaded, name)
+
+
+def task_sums(
+    samples: Mapping[str, Sequence[Mapping[str, Any]]], loaded: Mapping[str, Any], name: str
+) -> dict[str, Tally]:
+    """Sum up the item scores of a task, or of a group over the items of all its members.
+
+    Args:
+        samples: What lm-eval logged, by task.
+        loaded: What `load_tasks` gave.
+        name: The task or the group.
+
+    Returns:
+        Sums by lm-eval's key, as of `tallies`; of a group, those that its file weights by size.
+    """
+    group = loaded["groups"].get(name)
+    if group is None:
+        task = loaded["tasks"].get(name)
+        return {} if task is None else tallies(samples[name], task)
+    members = [task.task_name for task in group.get_all_tasks()]
+    found = {one: tallies(samples[one], loaded["tasks"][one]) for one in members}
+    logged = {key for one in members for key in _keys(samples[one])}
+    sums = {key: _over_members(key, found, samples) for key in logged if _by_size(group, key)}
+    return {key: tally for key, tally in sums.items() if tally is not None}
 
 
 def tallies(logged: Sequence[Mapping[str, Any]], task: Any) -> dict[str, Tally]:
@@ -63,6 +95,34 @@ def tallies(logged: Sequence[Mapping[str, Any]], task: Any) -> dict[str, Tally]:
             scores.setdefault(f"{metric},{one['filter']}", []).append(one[metric])
     found = {key: _tally(values) for key, values in scores.items() if _is_mean(task, key)}
     return {key: tally for key, tally in found.items() if tally is not None}
+
+
+def _keys(logged: Sequence[Mapping[str, Any]]) -> set[str]:
+    return {f"{metric},{one['filter']}" for one in logged for metric in one["metrics"]}
+
+
+def _by_size(group: Any, key: str) -> bool:
+    """Whether a group's score under lm-eval's key is the mean over all items."""
+    metric, _, filtered = key.partition(",")
+    return any(
+        one.metric == metric
+        and one.weight_by_size
+        and one.aggregation == "mean"
+        and (one.filter_list is None or filtered in one.filter_list)
+        for one in group.aggregate_metric_list or ()
+    )
+
+
+def _over_members(
+    key: str,
+    found: Mapping[str, Mapping[str, Tally]],
+    samples: Mapping[str, Sequence[Mapping[str, Any]]],
+) -> Tally | None:
+    """The sum over the members that have the metric; None if one of them has it as no mean."""
+    having = [name for name in found if key in _keys(samples[name])]
+    if not all(key in found[name] for name in having):
+        return None
+    return sum((found[name][key] for name in having), Tally())
 
 
 def _is_mean(task: Any, key: str) -> bool:
@@ -95,3 +155,9 @@ def _keep(task: Any, chosen: range) -> None:
         return (pair for pair in iterate(**options) if pair[0] in chosen)
 
     task.build_all_requests = build_chosen
+
+
+def _drop(loaded: Mapping[str, Any], name: str) -> None:
+    del loaded["tasks"][name]
+    for group in loaded["groups"].values():
+        group.pop(name)

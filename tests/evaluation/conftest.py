@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from dllm_sweep import load_model
-from dllm_sweep.evaluation import tasks
+from dllm_sweep.evaluation.tasks import loading
 
 DATA = Path(__file__).parents[1] / "data"
 
@@ -12,6 +12,11 @@ DATA = Path(__file__).parents[1] / "data"
 @pytest.fixture(scope="session")
 def model():
     return load_model(str(DATA / "llada-random"), device="cpu")
+
+
+@pytest.fixture(scope="session")
+def dream():
+    return load_model(str(DATA / "dream-random"), device="cpu")
 
 
 ITEMS = "\n".join(
@@ -72,7 +77,7 @@ def lm_eval_tasks(task_files, tmp_path, monkeypatch):
     (tmp_path / "both.yaml").write_text(GROUP)
     monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
     manager = TaskManager(include_defaults=False, include_path=str(tmp_path))
-    monkeypatch.setattr(tasks, "_lm_eval_tasks", lambda: manager)
+    monkeypatch.setattr(loading, "lm_eval_tasks", lambda: manager)
 
 
 @pytest.fixture

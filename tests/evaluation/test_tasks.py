@@ -15,6 +15,7 @@ from dllm_sweep.evaluation.tasks import (
     task_file,
     task_names,
 )
+from dllm_sweep.evaluation.tasks.facts import FACTS
 from dllm_sweep.spec import TaskSpec
 
 
@@ -22,8 +23,8 @@ def test_every_yaml_file_beside_the_code_is_a_task():
     assert set(task_names()) == {path.stem for path in FOLDER.glob("*.yaml")}
 
 
-@pytest.mark.parametrize("name", task_names())
-def test_every_task_of_the_package_loads_and_has_items(name):
+@pytest.mark.parametrize("name", [name for name in task_names() if name.startswith("tiny_")])
+def test_every_task_with_data_in_the_package_loads_and_has_items(name):
     (task,) = load_tasks(TaskSpec(name=name))["tasks"].values()
     assert len(task.eval_docs) >= 200
 
@@ -118,13 +119,13 @@ def test_a_task_of_lm_eval_is_known_by_its_version():
     assert task_digest("gsm8k").startswith("lm-eval 0.")
 
 
-@pytest.mark.parametrize("name", [*task_names(), "gsm8k", "arc_challenge", "winogrande"])
+@pytest.mark.parametrize("name", [*task_names(), *FACTS])
 def test_tasks_whose_metrics_are_means_may_be_cut(name):
     assert may_be_cut(name)
 
 
-@pytest.mark.parametrize("name", ["mmlu", "wikitext", "ifeval", "squadv2", "no_such_task"])
-def test_groups_and_tasks_with_other_metrics_are_not_cut(name):
+@pytest.mark.parametrize("name", ["wikitext", "ifeval", "squadv2", "no_such_task"])
+def test_tasks_with_other_metrics_are_not_cut(name):
     assert not may_be_cut(name)
 
 
