@@ -162,7 +162,7 @@ def _build_host(
     )
     if dtype is None:
         on_cpu = devices[0].type == "cpu"
-        dtype = torch.float32 if on_cpu else stored_dtype(tensors, _EMBEDDING)
+        dtype = torch.float32 if on_cpu else stored_dtype(tensors[_EMBEDDING])
     placement = Placement.even(expected, devices)
     fill_parameters(host, tensors, device_of=placement.of, dtype=dtype)
     if host_config.tie_word_embeddings:

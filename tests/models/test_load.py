@@ -99,9 +99,10 @@ def test_integer_weights_are_refused(write_checkpoint):
         load(folder)
 
 
-def test_weights_that_are_not_numbers_are_refused(write_checkpoint):
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_weights_that_are_not_numbers_are_refused(write_checkpoint, value):
     name = "model.transformer.blocks.0.q_proj.weight"
-    folder = write_checkpoint(change=lambda tensors: tensors[name].fill_(float("nan")))
+    folder = write_checkpoint(change=lambda tensors: tensors[name][7, 3:4].fill_(float(value)))
     with pytest.raises(CheckpointError, match=r"q_proj\.weight is not finite"):
         load(folder)
 
@@ -147,6 +148,23 @@ def test_a_bfloat16_checkpoint_runs_in_float32_on_a_cpu(write_checkpoint):
         tensors.update({name: value.bfloat16() for name, value in tensors.items()})
 
     assert load(write_checkpoint(change=shrink)).dtype == torch.float32
+
+
+def test_a_weight_too_large_for_the_type_is_refused(write_checkpoint):
+    name = "model.transformer.blocks.0.q_proj.weight"
+    folder = write_checkpoint(change=lambda tensors: tensors[name][7, 3:4].fill_(1e6))
+    load(folder)
+    with pytest.raises(CheckpointError, match=r"q_proj\.weight is not finite in torch\.float16"):
+        load(folder, dtype="float16")
+
+
+def test_a_family_may_be_named(write_checkpoint):
+    folder = write_checkpoint(model_type="something-derived")
+    with pytest.raises(CheckpointError, match="something-derived"):
+        load(folder)
+    assert load(folder, family="llada").family.name == "llada"
+    with pytest.raises(UnknownName, match="lada"):
+        load(folder, family="lada")
 
 
 def test_every_position_sees_every_other(model):

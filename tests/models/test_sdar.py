@@ -6,9 +6,11 @@ import torch
 from safetensors.torch import load_file
 
 from dllm_sweep import load_model
+from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.errors import CheckpointError
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.models.load import check_bidirectional
+from dllm_sweep.quant.capture import capture_first_block, run_block
 
 
 def relative_error(found, expected):
@@ -93,6 +95,18 @@ def test_padding_on_the_left_does_not_move_the_blocks(every_family):
     shown = torch.cat((torch.zeros(1, 3, dtype=torch.int64), torch.ones_like(ids)), 1)
     found = model.logits(padded, shown)[:, 3:]
     assert relative_error(found, model.logits(ids)) < 1e-5
+
+
+def test_layer_wise_methods_see_the_mask_of_blocks(every_family):
+    model = every_family["sdar"]
+    ids = torch.randint(0, 90, (2, 24), generator=torch.Generator().manual_seed(3))
+    batch = CalibrationBatch(input_ids=ids, attention_mask=None, masked=ids == 95)
+    inputs = capture_first_block(model, [batch])
+    (hidden,), (keywords,) = inputs.hidden, inputs.keywords
+    for block in model.blocks:
+        hidden = run_block(block, hidden, keywords)
+    found = model.host.lm_head(model.host.model.norm(hidden))
+    assert relative_error(found, model.logits(ids)) < 1e-6
 
 
 @pytest.mark.parametrize("wrong", [None, 2, 8])
