@@ -24,6 +24,9 @@ LAYERS = {
     "cluster": 7,
     "doctor": 8,
     "cluster_doctor": 8,
+    "beside_published": 7,
+    "published": 1,
+    "task_groups": 0,
     "answers": 7,
     "rescoring": 7,
     "reports": 8,
@@ -61,6 +64,7 @@ LAYERS = {
     "sweep_rules": 2,
     "catalog": 2,
     "costs": 2,
+    "workload": 2,
     "presets": 1,
     "sharing": 2,
     "sizes": 1,
@@ -91,6 +95,7 @@ SIDEWAYS = {
     ("catalog", "decoding"),
     ("costs", "models"),
     ("costs", "evaluation"),
+    ("workload", "evaluation"),
     ("shipping", "evaluation"),
 }
 """Imports inside functions that go up on purpose."""

@@ -14,6 +14,7 @@ from dllm_sweep.cli.lazy import LazyGroup
 COMMANDS = {
     "cancel": ("control", "Cancel trials that wait or run."),
     "cluster": ("cluster", "Look at cluster files before money is spent."),
+    "compare": ("compare", "Set scores beside published ones."),
     "db": ("db", "Look after the store's tables."),
     "doctor": ("doctor", "Say what works on this machine, and what to do about the rest."),
     "failures": ("failures", "Group what went wrong by fault, each with what to do."),
