@@ -1,6 +1,7 @@
 import hashlib
 import logging
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -88,7 +89,10 @@ def test_results_do_not_depend_on_the_batch_size(model, task_files, kind):
 def test_a_limit_takes_the_first_items_with_the_same_answers(model, task_files):
     whole, part = (evaluate(model, task_files["choices"], limit=limit) for limit in (None, 3))
     assert part.metrics[0].n == 3
-    assert part.samples == whole.samples[:3]
+    # Other rows in a batch may change the last bits of a log-likelihood, and nothing else.
+    for one, other in zip(part.samples, whole.samples[:3], strict=True):
+        values = pytest.approx(other.log_likelihoods, rel=1e-5)
+        assert one == replace(other, log_likelihoods=values)
 
 
 def test_a_single_item_has_no_standard_error(model, task_files):
