@@ -208,7 +208,7 @@ def resolve_task(spec: TaskSpec) -> TaskSpec:
     """Add the digest of the task's files, or of lm-eval for its own tasks."""
     from dllm_sweep.evaluation.tasks import task_digest
 
-    return replace(spec, digest=task_digest(spec.name))
+    return replace(spec, digest=task_digest(spec.name, spec.data, spec.shots))
 
 
 def check_task(name: str) -> None:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 from dllm_sweep.records import PlannedUnit, UnitTime
-from dllm_sweep.spec import DecodingSpec, ModelRef, TaskSpec, TrialSpec, Unit
+from dllm_sweep.spec import ModelRef, TaskSpec, TrialSpec, Unit
+from dllm_sweep.workload import items_of, unit_tokens
 
 FLOP_PER_PARAMETER = 2
 """A forward pass multiplies and adds each weight once for each token."""
@@ -28,31 +29,22 @@ class Machine:
         flop_per_s: Sustained in forward passes of batched evaluation.
         start_s: Seconds for loading a small model.
         bytes_per_s: Reading weights from disk.
+        slowness: How many times longer a forward pass takes in some types.
     """
 
     flop_per_s: float
     start_s: float
     bytes_per_s: float
+    slowness: Mapping[str, float] = field(default_factory=dict)
 
 
 CPU = Machine(flop_per_s=6.5e10, start_s=1.0, bytes_per_s=1e9)
 """One of two busy cores with a model of 5 million weights, measured in examples/quickstart.yaml:
 15 s for 30 items of tiny_code, 11 s for 30 of tiny_math, in 16 steps."""
-GPU = Machine(flop_per_s=1.5e14, start_s=5.0, bytes_per_s=2e9)
-"""A data-centre GPU in bfloat16 at a third of its peak."""
+GPU = Machine(flop_per_s=4e14, start_s=5.0, bytes_per_s=2e9, slowness={"float32": 8.0})
+"""An H100 or H200 in bfloat16 at four tenths of its peak: what batched forward passes of models of 8
+billion weights reach. In float32 its peak is a fifteenth, of which more can be used."""
 
-PROMPT_TOKENS = 128
-"""Tokens of a prompt or of a question with one answer, when the task is not known."""
-ANSWERS = 4
-"""Answers to a likelihood item."""
-CHOICE_MASKS = 3
-"""Ways to mask a choice of two tokens: draws that look alike are computed once, for all choices."""
-ITEMS = 1000
-"""Items of a task without a limit."""
-SOLVER_PASSES = 8
-"""A method with calibration costs as much as this many forward passes over it."""
-STUDY_PASSES = 6
-"""Outlier statistics cost as much as this many forward passes over their text."""
 UNKNOWN_PARAMETERS = 8e9
 """LLaDA-8B and Dream-7B are what people sweep."""
 
@@ -104,7 +96,7 @@ def _cut(trial: TrialSpec, unit: Unit, whole_s: float, grain_s: float) -> Iterat
     shards = 1
     if unit.kind == "evaluate" and whole_s > grain_s:
         task = trial.protocol.task(unit.task)
-        shards = min(math.ceil(whole_s / grain_s), _items(task)) if _may_be_cut(task) else 1
+        shards = min(math.ceil(whole_s / grain_s), items_of(task)) if _may_be_cut(task) else 1
     for shard in range(shards):
         part = Unit(kind=unit.kind, task=unit.task, shard=shard, shards=shards)
         yield PlannedUnit(unit=part, estimated_s=round(whole_s / shards, 3))
@@ -119,60 +111,21 @@ def _may_be_cut(task: TaskSpec) -> bool:
 
 def estimate_unit_s(trial: TrialSpec, unit: Unit, parameters: float, machine: Machine) -> float:
     """Estimate the wall time of one unit, in seconds."""
-    return FLOP_PER_PARAMETER * parameters * _tokens(trial, unit) / machine.flop_per_s
-
-
-def _tokens(trial: TrialSpec, unit: Unit) -> float:
-    """Tokens that pass through the model in a unit."""
-    if unit.kind == "quantize":
-        text = trial.calibration
-        return 0 if text is None else SOLVER_PASSES * text.samples * text.length
-    if unit.kind == "outliers":
-        study = trial.protocol.outliers
-        if study is None:
-            return 0
-        sequences = study.text.samples * len(study.mask_ratios)
-        return STUDY_PASSES * sequences * study.text.length
-    task = trial.protocol.task(unit.task)
-    return _task_tokens(task, trial.protocol.decoding_of(task))
-
-
-def _task_tokens(task: TaskSpec, decoding: DecodingSpec) -> float:
-    """Generating or scoring, as the task's file says; without a file the dearer of the two."""
-    kind, _ = _read_task(task.name)
-    generation = (PROMPT_TOKENS + decoding.gen_length) * decoding.steps
-    choice = PROMPT_TOKENS * min(task.draws, CHOICE_MASKS)
-    unknown = max(generation, PROMPT_TOKENS * ANSWERS * task.draws)
-    each = {"generate_until": generation, "multiple_choice": choice}.get(kind, unknown)
-    return _items(task) * each
-
-
-def _items(task: TaskSpec) -> int:
-    kind, items = _read_task(task.name)
-    return min(task.limit or items, items) if kind else task.limit or items
-
-
-@lru_cache
-def _read_task(name: str) -> tuple[str, int]:
-    """What a task's file says that it does, and how many items its data has."""
-    from dllm_sweep.evaluation.tasks import task_file
-
-    path = task_file(name)
-    if path is None:
-        return "", ITEMS
-    text = path.read_text(encoding="utf-8")
-    kind = re.search(r"^output_type: *(\w+)", text, re.MULTILINE)
-    data = re.search(r"^ +test: *(\S+\.jsonl)", text, re.MULTILINE)
-    rows = path.parent / data[1] if data else None
-    items = len(rows.read_bytes().splitlines()) if rows and rows.is_file() else ITEMS
-    return kind[1] if kind else "", items
+    slower = machine.slowness.get(trial.protocol.dtype, 1.0)
+    flop = FLOP_PER_PARAMETER * parameters * unit_tokens(trial, unit)
+    return slower * flop / machine.flop_per_s
 
 
 @lru_cache
 def count_parameters(ref: ModelRef) -> float:
-    """Count a checkpoint's weights from the headers of its files, or guess by its name."""
+    """Count a checkpoint's weights by the table of published ones or its files' headers, or guess
+    by its name."""
+    from dllm_sweep.models.known import published
     from dllm_sweep.models.locate import tensor_shapes
 
+    known = published(ref.name)
+    if known is not None:
+        return float(known.parameters)
     shapes = tensor_shapes(ref)
     if shapes:
         return float(sum(math.prod(shape) for shape in shapes.values()))

@@ -1,15 +1,24 @@
 """Estimates against what was measured on two cores, and how they grow."""
 
+import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dllm_sweep import costs
+from dllm_sweep import costs, presets, workload
 from dllm_sweep.plan import make_plan
 from dllm_sweep.records import UnitTime
-from dllm_sweep.spec import FULL_PRECISION, ModelRef, ProtocolSpec, TaskSpec, TrialSpec
+from dllm_sweep.spec import (
+    FULL_PRECISION,
+    DecodingSpec,
+    ModelRef,
+    ProtocolSpec,
+    TaskSpec,
+    TrialSpec,
+)
 from dllm_sweep.sweep_file import read
 
 QUICKSTART = Path(__file__).parents[1] / "examples" / "quickstart.yaml"
@@ -47,12 +56,95 @@ def test_a_limit_above_the_items_of_a_task_costs_no_more():
 
 
 def test_a_task_of_lm_evals_own_is_taken_for_a_thousand_items():
-    assert estimate(TaskSpec(name="gsm8k")) == estimate(TaskSpec(name="gsm8k", limit=costs.ITEMS))
+    some = estimate(TaskSpec(name="triviaqa", limit=workload.ITEMS))
+    assert estimate(TaskSpec(name="triviaqa")) == some
 
 
-def test_a_hub_model_is_weighed_by_its_name():
-    assert costs.count_parameters(ModelRef(name="GSAI-ML/LLaDA-8B-Base")) == 8e9
+def test_a_published_model_is_weighed_by_its_shapes_another_by_its_name():
+    exact = costs.count_parameters(ModelRef(name="GSAI-ML/LLaDA-8B-Base"))
+    assert exact == pytest.approx(8.016e9, rel=1e-3)
+    assert costs.count_parameters(ModelRef(name="some/other-3B")) == 3e9
     assert costs.count_parameters(ModelRef(name="some/model")) == costs.UNKNOWN_PARAMETERS
+
+
+STUDY_TOKENS = {
+    "gsm8k": 3.4e8,
+    "minerva_math": 6.5e8,
+    "mbpp": 3.1e8,
+    "humaneval": 5.6e7,
+    "hellaswag": 5e8,
+    "mmlu": 4e7,
+}
+"""Tokens that the study's protocol takes with LLaDA, counted by hand as items x steps (or draws x
+answers) x length."""
+SHORT_ANSWERS = ("arc_easy", "arc_challenge", "piqa", "winogrande")
+SHORT_ANSWERS_TOKENS = 1e8
+
+
+def paper_tokens(name, *, plain):
+    settings = presets.load("paper").settings(name, "llada")
+    decoding = settings.decoding or DecodingSpec()
+    task = TaskSpec(name=name, shots=settings.shots, draws=settings.draws or 1)
+    return workload.task_tokens(task, decoding, plain=plain)
+
+
+@pytest.mark.parametrize("task", STUDY_TOKENS)
+def test_the_studys_tasks_are_counted_within_a_factor_of_one_and_a_half(task):
+    assert 1 / 1.5 < paper_tokens(task, plain=True) / STUDY_TOKENS[task] < 1.5
+
+
+def test_the_short_answers_are_counted_within_a_factor_of_one_and_a_half():
+    counted = sum(paper_tokens(task, plain=True) for task in SHORT_ANSWERS)
+    assert 1 / 1.5 < counted / SHORT_ANSWERS_TOKENS < 1.5
+
+
+def test_draws_that_look_alike_are_counted_once():
+    assert paper_tokens("mmlu", plain=False) == pytest.approx(paper_tokens("mmlu", plain=True) / 4)
+    assert paper_tokens("arc_easy", plain=False) < paper_tokens("arc_easy", plain=True) / 5
+    assert paper_tokens("hellaswag", plain=False) <= paper_tokens("hellaswag", plain=True)
+
+
+@pytest.mark.parametrize(("estimator", "counts"), [("llada", (1, 2, 3)), ("dream", (0, 1, 2, 3))])
+def test_different_masks_are_expected_as_often_as_they_are_drawn(estimator, counts):
+    generator, tokens, draws, rounds = random.Random(0), range(3), 5, 4000
+    seen = 0
+    for _ in range(rounds):
+        masks = {
+            frozenset(generator.sample(tokens, generator.choice(counts))) for _ in range(draws)
+        }
+        seen += len(masks - {frozenset()})
+    assert workload.distinct_masks(draws, 3, estimator) == pytest.approx(seen / rounds, rel=0.03)
+
+
+@pytest.mark.parametrize(
+    ("changes", "share"),
+    [
+        ({"cfg_scale": 1.0}, 2.0),
+        ({"threshold": 0.9}, 1 / 3),
+        ({"cache": "dual"}, (8 * 356 + 248 * 32) / (256 * 356)),
+        ({"cache": "prefix"}, (8 * 356 + 248 * 144) / (256 * 356)),
+    ],
+)
+def test_options_of_decoding_cost_what_they_forward(changes, share):
+    plain = DecodingSpec(gen_length=256, steps=256, block_length=32)
+    tokens = workload.generation_tokens(plain, 100)
+    assert tokens == 256 * 356
+    changed = workload.generation_tokens(replace(plain, **changes), 100)
+    assert changed == pytest.approx(share * tokens)
+
+
+def test_a_limit_holds_for_each_member_of_a_group():
+    assert workload.items_of(TaskSpec(name="mmlu", limit=20)) == 57 * 20
+    assert workload.items_of(TaskSpec(name="minerva_math")) == 5000
+
+
+def test_float32_is_slower_on_a_gpu_and_not_on_a_cpu():
+    spec = large("gsm8k")
+    half = replace(spec, protocol=replace(spec.protocol, dtype="bfloat16"))
+    (unit,) = spec.units()
+    for machine, factor in ((costs.GPU, 8), (costs.CPU, 1)):
+        both = [costs.estimate_unit_s(one, unit, 8e9, machine) for one in (spec, half)]
+        assert both[0] == pytest.approx(factor * both[1])
 
 
 def large(task, *, limit=None, method="fp", model="some/model-8b"):
@@ -77,10 +169,9 @@ def own_task(tmp_path, metric="acc", aggregation="mean", items=1000):
 
 def test_a_long_task_is_cut_into_shards_of_about_twenty_minutes(tmp_path):
     spec = large(own_task(tmp_path))
-    whole_s = costs.estimate_unit_s(spec, spec.units()[0], 8e11, costs.GPU)
-    units = costs.plan_units(
-        spec, 8e9, costs.Machine(flop_per_s=1.5e12, start_s=5, bytes_per_s=2e9)
-    )
+    machine = costs.Machine(flop_per_s=1.5e12, start_s=5, bytes_per_s=2e9)
+    whole_s = costs.estimate_unit_s(spec, spec.units()[0], 8e9, machine)
+    units = costs.plan_units(spec, 8e9, machine)
     assert whole_s > costs.SHARD_S
     assert len(units) > 1
     assert sum(unit.estimated_s for unit in units) == pytest.approx(whole_s, rel=1e-3)
