@@ -7,6 +7,7 @@ from dllm_sweep import load_model
 from dllm_sweep.decoding import generate, log_likelihood
 from dllm_sweep.kernels.fake_quantize_tokens import launch
 from dllm_sweep.methods import quantize
+from dllm_sweep.models.cache import KeyValueCache
 from dllm_sweep.outlier_study import outliers
 from dllm_sweep.spec import CalibrationSpec, DecodingSpec, OutlierSpec, TaskSpec
 
@@ -51,6 +52,21 @@ def test_logits_are_those_of_one_gpu_with_and_without_padding(models):
     for mask in (None, shown):
         one, two = (model.logits(ids, mask) for model in models)
         assert torch.equal(one, two)
+
+
+def test_logits_at_positions_and_with_a_cache_are_those_of_one_gpu(models):
+    ids = torch.arange(48, device="cuda:0").reshape(2, 24)
+    shown = torch.ones_like(ids)
+    shown[1, :8] = 0
+    positions = torch.arange(13, 16, device="cuda:0").expand(2, -1)
+    passes = []
+    for model in models:
+        cache = KeyValueCache()
+        at_once = model.logits_at(ids, positions, shown)
+        filled = model.logits_cached(ids, positions, shown, cache=cache)
+        part = model.logits_cached(ids[:, 12:16], positions, shown, cache=cache, start=12)
+        passes.append(torch.stack((at_once, filled, part)))
+    assert torch.equal(*passes)
 
 
 def test_answers_and_likelihoods_are_those_of_one_gpu(models):
