@@ -19,9 +19,11 @@ if TYPE_CHECKING:
 ItemsCallback = Callable[[int, int], None]
 """Called with (items done, items in all)."""
 
-
 StopRule = Callable[[Sequence[int]], bool]
 """Told the finished front of a window, says whether nothing behind it can count any more."""
+
+StepCallback = Callable[[int, Sequence[int]], None]
+"""Called with (step of a row, the ids that the model is shown of it)."""
 
 
 @dataclass(frozen=True, kw_only=True)

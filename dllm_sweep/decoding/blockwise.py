@@ -8,12 +8,13 @@ the algorithm rates highest are written for good.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from dllm_sweep.decoding.base import DecodingAlgorithm
-from dllm_sweep.decoding.cached import CachedBlock
+from dllm_sweep.decoding.cached import CachedBlock, FinishedBlocks
 from dllm_sweep.decoding.window import Windows
 from dllm_sweep.spec import DecodingSpec
 
@@ -46,13 +47,18 @@ def schedule(decoding: DecodingSpec, *, first_alone: bool = False) -> list[int]:
 
 def write(windows: Windows, rule: DecodingAlgorithm) -> None:
     """Write the windows of one batch in place."""
-    length = windows.decoding.block_length
+    length, model = windows.decoding.block_length, windows.model
+    finished = None if model.block_size is None or windows.plain else FinishedBlocks(windows)
     blocks = -(-max(windows.length - start for start in windows.starts) // length)
     for first in range(windows.length - blocks * length, windows.length, length):
-        if windows.decoding.cache == "none":
-            _write_block(windows, rule, first)
+        last = first + length
+        if windows.decoding.cache != "none":
+            _write_cached_block(windows, rule, first, last)
+        elif finished is not None:
+            predict = partial(finished.predict, first=first, last=last)
+            _write_block(windows, rule, predict, first, last)
         else:
-            _write_cached_block(windows, rule, first)
+            _write_block(windows, rule, windows.predict, first, last)
 
 
 def how_many(confidence: Tensor, valid: Tensor, least: int, decoding: DecodingSpec) -> Tensor:
@@ -87,14 +93,9 @@ def highest(confidence: Tensor, valid: Tensor, counts: Tensor) -> Tensor:
     return (rank < counts[:, None]) & valid
 
 
-def _write_block(windows: Windows, rule: DecodingAlgorithm, first: int) -> None:
-    last = first + windows.decoding.block_length
-    # Under block-causal attention what stands behind a block cannot change what is read in it.
-    end = None if windows.model.block_size is None else last
-
-    def predict(rows: Sequence[int], columns: Tensor) -> Tensor:
-        return windows.predict(rows, columns, end=end)
-
+def _write_block(
+    windows: Windows, rule: DecodingAlgorithm, predict: Predict, first: int, last: int
+) -> None:
     for least in schedule(windows.decoding):
         rows = windows.open(first, last)
         if not rows:
@@ -102,8 +103,7 @@ def _write_block(windows: Windows, rule: DecodingAlgorithm, first: int) -> None:
         _write_step(windows, rule, predict, rows, windows.columns(rows, first, last), least)
 
 
-def _write_cached_block(windows: Windows, rule: DecodingAlgorithm, first: int) -> None:
-    last = first + windows.decoding.block_length
+def _write_cached_block(windows: Windows, rule: DecodingAlgorithm, first: int, last: int) -> None:
     block = CachedBlock(windows, first, last)
     # With shifted logits the block's first position is read one column before the block, which
     # only the block's first model call computes: that call writes this position alone.
@@ -134,7 +134,9 @@ def _write_step(
     tokens = logits.argmax(-1) if greedy else draws.tokens(logits, decoding.temperature)
     confidence = rule.confidence(logits, tokens, draws).cpu()
     if decoding.defer_end:
-        ends = torch.tensor(windows.model.special.end_ids)
+        special = windows.model.special
+        turn_end = () if special.turn_end_id is None else (special.turn_end_id,)
+        ends = torch.tensor((*special.end_ids, *turn_end))
         confidence = confidence.masked_fill(torch.isin(tokens.cpu(), ends), -torch.inf)
     counts = how_many(confidence, valid, least, decoding)
     windows.write(rows, columns, tokens, highest(confidence, valid, counts))

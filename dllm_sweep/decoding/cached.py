@@ -1,7 +1,8 @@
-"""Keys and values of the tokens outside a block, kept from the block's first step.
+"""Predicting a block with keys and values that are kept from earlier model calls.
 
-Both variants are approximate: the kept keys and values are those of a sequence in which the block
-was still masked (Fast-dLLM, arXiv 2505.22618, section 3.2).
+With full attention what is kept is approximate, since it would change with the rest of the
+sequence (Fast-dLLM, arXiv 2505.22618, section 3.2). With block-causal attention finished blocks
+see nothing of what follows: what is kept of them is exact.
 """
 
 from __future__ import annotations
@@ -36,19 +37,76 @@ class CachedBlock:
         Returns:
             (B, W, V) float64 on the model's device.
         """
-        windows, device = self.windows, self.windows.model.device
-        start, end = (self.first, self.end) if self.rows else (0, windows.length)
-        if self.rows and len(rows) < len(self.rows):
-            kept = [self.rows.index(row) for row in rows]
-            self.cache.select(torch.tensor(kept, device=device))
-        self.rows = list(rows)
-        shown = windows.shown[self.rows]
-        logits = windows.model.logits_cached(
-            windows.ids[self.rows, start:end].to(device),
-            columns.to(device),
-            None if bool(shown.all()) else shown.to(device),
-            cache=self.cache,
-            start=start,
-        )
-        windows.count(rows, end, start=start)
-        return windows.allowed(logits.double())
+        start, end = (self.first, self.end) if self.rows else (0, self.windows.length)
+        self.rows = _select(self.cache, self.rows or rows, rows, self.windows)
+        logits = _ask(self.windows, self.cache, rows, columns, start, end)
+        for row in rows:
+            self.windows.count(row, start, end)
+        return logits
+
+
+class FinishedBlocks:
+    """Predicts block after block of a model with block-causal attention.
+
+    A block's first call goes over the block before it once more, which was not finished when its
+    keys and values were computed last.
+
+    Args:
+        windows: The batch.
+    """
+
+    def __init__(self, windows: Windows) -> None:
+        self.windows, self.cache = windows, KeyValueCache()
+        self.rows: Sequence[int] = range(len(windows.lengths))
+        self.start = 0
+        self._starts = [0] * len(windows.lengths)
+
+    def predict(self, rows: Sequence[int], columns: Tensor, *, first: int, last: int) -> Tensor:
+        """Predict columns of rows within the block [first, last).
+
+        Rows that have nothing to write in this block go along, so that their keys are kept.
+
+        Returns:
+            (B, W, V) float64 on the model's device.
+        """
+        present = [row for row in self.rows if not self.windows.is_done(row)]
+        self.rows = _select(self.cache, self.rows, present, self.windows)
+        asked = [present.index(row) for row in rows]
+        places = columns.new_full((len(present), columns.shape[1]), first)
+        places[asked] = columns
+        logits = _ask(self.windows, self.cache, present, places, self.start, last)[asked]
+        self.start = first
+        for row in rows:
+            self.windows.count(row, self._starts[row], last)
+            self._starts[row] = first
+        return logits
+
+
+def _select(
+    cache: KeyValueCache, before: Sequence[int], rows: Sequence[int], windows: Windows
+) -> Sequence[int]:
+    """Drop the rows from the cache that are not in `rows` any more; give `rows`."""
+    if cache.length and len(rows) < len(before):
+        kept = [list(before).index(row) for row in rows]
+        cache.select(torch.tensor(kept, device=windows.model.device))
+    return list(rows)
+
+
+def _ask(
+    windows: Windows,
+    cache: KeyValueCache,
+    rows: Sequence[int],
+    columns: Tensor,
+    start: int,
+    end: int,
+) -> Tensor:
+    """Run the columns [start, end) of rows; give the logits at `columns`."""
+    device, shown = windows.model.device, windows.shown[list(rows)]
+    logits = windows.model.logits_cached(
+        windows.ids[list(rows), start:end].to(device),
+        columns.to(device),
+        None if bool(shown.all()) else shown.to(device),
+        cache=cache,
+        start=start,
+    )
+    return windows.allowed(logits.double())

@@ -48,9 +48,15 @@ def sampler_of(algorithm: str) -> str:
 
     Raises:
         UnknownName: If there is no such algorithm.
+        InputError: If it names no sampler.
     """
-    sampler: str = plugins.load(ALGORITHM, algorithm).sampler
-    return sampler
+    sampler = getattr(plugins.load(ALGORITHM, algorithm), "sampler", None)
+    if sampler not in SAMPLERS:
+        raise InputError(
+            f"decoding algorithm {algorithm!r} names no sampler: give it the attribute"
+            f" sampler, {' or '.join(map(repr, SAMPLERS))}"
+        )
+    return str(sampler)
 
 
 def algorithms_of(sampler: str) -> tuple[str, ...]:
@@ -152,5 +158,8 @@ def _attention_problem(decoding: DecodingSpec, block_size: int | None) -> str | 
             " attention"
         )
     if decoding.cache != "none" or decoding.cfg_scale:
-        return "a model with block-causal attention has neither cache nor cfg_scale here"
+        return (
+            "cache and cfg_scale are for full attention: under block-causal attention finished"
+            " blocks are kept anyway, and exactly"
+        )
     return None

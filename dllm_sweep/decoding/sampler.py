@@ -9,7 +9,7 @@ import torch
 
 from dllm_sweep import plugins
 from dllm_sweep.decoding import blockwise, timeline
-from dllm_sweep.decoding.base import Generation, ItemsCallback, StopRule
+from dllm_sweep.decoding.base import Generation, ItemsCallback, StepCallback, StopRule
 from dllm_sweep.decoding.batching import batches, check_ids, check_length
 from dllm_sweep.decoding.options import ALGORITHM, check_decoding, sampler_of
 from dllm_sweep.decoding.window import Windows
@@ -98,7 +98,7 @@ def generate(
         factor=factor,
         cache=cache,
     )
-    job = _Job(model, prompts, decoding, seeds, stop=None, plain=False)
+    job = _Job(model, prompts, decoding, seeds, stop=None)
     return [list(one.tokens) for one in job.run(batch_size, progress)]
 
 
@@ -112,6 +112,7 @@ def sample(
     stop: StopRule | None = None,
     plain: bool = False,
     progress: ItemsCallback | None = None,
+    on_step: StepCallback | None = None,
 ) -> list[Generation]:
     """Write an answer behind each prompt, no further than it counts.
 
@@ -129,6 +130,7 @@ def sample(
         plain: The reference that the savings are checked against: every model call computes the
             logits of all positions, and every window is written to its end.
         progress: Called after each batch with (prompts done, prompts in all).
+        on_step: Called for each row of each model call with (step, ids that the model is shown).
 
     Returns:
         One for each prompt.
@@ -137,7 +139,8 @@ def sample(
         InputError: If the options do not fit together or a prompt does not fit the model.
     """
     rule = None if plain else stop or _never
-    return _Job(model, prompts, decoding, seeds, stop=rule, plain=plain).run(batch_size, progress)
+    job = _Job(model, prompts, decoding, seeds, stop=rule, plain=plain, on_step=on_step)
+    return job.run(batch_size, progress)
 
 
 def _never(front: Sequence[int]) -> bool:
@@ -155,12 +158,13 @@ class _Job:
         seeds: Sequence[int] | None,
         *,
         stop: StopRule | None,
-        plain: bool,
+        plain: bool = False,
+        on_step: StepCallback | None = None,
     ) -> None:
         check_decoding(decoding, block_size=model.block_size)
         self.model, self.prompts, self.decoding = model, prompts, decoding
         self.seeds = range(len(prompts)) if seeds is None else seeds
-        self.stop, self.plain = stop, plain
+        self.options = {"stop": stop, "plain": plain, "on_step": on_step}
         if len(self.seeds) != len(prompts):
             raise InputError(
                 f"{len(self.seeds)} seeds for {len(prompts)} prompts: give one each, or none"
@@ -174,7 +178,7 @@ class _Job:
         """Decode batch by batch."""
         answers: dict[int, Generation] = {}
         lengths = [len(row) + size for row, size in zip(self.prompts, self.widths, strict=True)]
-        reads = lengths if self.plain else [self._reads()] * len(lengths)
+        reads = lengths if self.options["plain"] else [self._reads()] * len(lengths)
         for rows in batches(self.model, lengths, batch_size, reads):
             answers.update(zip(rows, self._write(rows), strict=True))
             if progress is not None:
@@ -189,8 +193,7 @@ class _Job:
             [self.widths[row] for row in rows],
             self.decoding,
             [torch.Generator().manual_seed(self.seeds[row]) for row in rows],
-            stop=self.stop,
-            plain=self.plain,
+            **self.options,
         )
         rule = plugins.load(ALGORITHM, self.decoding.algorithm)
         _SAMPLERS[self.decoding.sampler](windows, rule)

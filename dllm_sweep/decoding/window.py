@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from dllm_sweep.decoding.base import Generation, StopRule
+from dllm_sweep.decoding.base import Generation, StepCallback, StopRule
 from dllm_sweep.decoding.batching import pad
 from dllm_sweep.decoding.draws import Draws
 from dllm_sweep.models.base import DiffusionModel
@@ -32,6 +32,7 @@ class Windows:
         generators: Random numbers of each row.
         stop: Says when an answer is complete; None writes every window to its end.
         plain: Ask the model for all positions of all rows.
+        on_step: Called with (step, token ids without padding) for each row of each model call.
 
     Attributes:
         ids: (B, L) int64 on the CPU.
@@ -46,11 +47,12 @@ class Windows:
         decoding: DecodingSpec,
         generators: Sequence[torch.Generator],
         *,
-        stop: StopRule | None,
-        plain: bool,
+        stop: StopRule | None = None,
+        plain: bool = False,
+        on_step: StepCallback | None = None,
     ) -> None:
         self.model, self.decoding, self.generators = model, decoding, generators
-        self.plain = plain
+        self.plain, self._on_step = plain, on_step
         mask = [model.special.mask_id]
         rows = [[*prompt, *mask * size] for prompt, size in zip(prompts, width, strict=True)]
         self.ids, shown = pad(rows, model.special.pad_id, left=True, device=_CPU)
@@ -85,21 +87,20 @@ class Windows:
         padding = self.length - torch.tensor(lengths)
         return Draws([self.generators[row] for row in rows], lengths, columns - padding[:, None])
 
-    def predict(self, rows: Sequence[int], columns: Tensor, *, end: int | None = None) -> Tensor:
-        """Ask the model about columns of rows, seeing the columns before `end`; None sees all.
+    def predict(self, rows: Sequence[int], columns: Tensor) -> Tensor:
+        """Ask the model about columns (B, W) of rows.
 
         Returns:
             (B, W, V) float64 on the model's device, guidance and forbidden tokens included.
         """
-        end = self.length if end is None or self.plain else end
-        ids = self.ids[list(rows)]
-        logits = self._ask(ids, rows, columns, end)
-        scale = self.decoding.cfg_scale
+        ids, scale = self.ids[list(rows)], self.decoding.cfg_scale
+        logits = self._ask(ids, rows, columns)
         if scale:
             hidden = ids.masked_fill(~self._inside[list(rows)], self.model.special.mask_id)
-            without = self._ask(hidden, rows, columns, end)
+            without = self._ask(hidden, rows, columns)
             logits = without + (scale + 1) * (logits - without)
-        self.count(rows, end, calls=2 if scale else 1)
+        for row in rows:
+            self.count(row, 0, self.length, calls=2 if scale else 1)
         return self.allowed(logits)
 
     def allowed(self, logits: Tensor) -> Tensor:
@@ -108,13 +109,18 @@ class Windows:
             logits[..., list(self.model.special.end_ids)] = -torch.inf
         return logits
 
-    def count(self, rows: Sequence[int], end: int, *, calls: int = 1, start: int = 0) -> None:
-        """Note a step of rows, with so many calls on the columns [start, end)."""
-        for row in rows:
-            padding = self.length - self.lengths[row]
-            self._steps[row] += 1
-            self._forwards[row] += calls
-            self._tokens[row] += calls * (end - max(start, padding))
+    def count(self, row: int, start: int, end: int, *, calls: int = 1) -> None:
+        """Note a step of a row, with so many calls on its columns [start, end)."""
+        padding = self.length - self.lengths[row]
+        if self._on_step is not None:
+            self._on_step(self._steps[row], self.ids[row, padding:].tolist())
+        self._steps[row] += 1
+        self._forwards[row] += calls
+        self._tokens[row] += calls * (end - max(start, padding))
+
+    def is_done(self, row: int) -> bool:
+        """Whether a row's answer is complete."""
+        return self._done[row]
 
     def write(self, rows: Sequence[int], columns: Tensor, tokens: Tensor, chosen: Tensor) -> None:
         """Write `tokens` (B, W) into the columns of rows where `chosen` (B, W) is True."""
@@ -143,16 +149,16 @@ class Windows:
         # A prompt may hold mask tokens, too: they are no part of the answer.
         return (self.ids == self.model.special.mask_id) & self._inside
 
-    def _ask(self, ids: Tensor, rows: Sequence[int], columns: Tensor, end: int) -> Tensor:
+    def _ask(self, ids: Tensor, rows: Sequence[int], columns: Tensor) -> Tensor:
         device, shown = self.model.device, self.shown[list(rows)]
-        # Padding that only rows needed that have left the batch since is not computed any more.
-        first = 0 if self.plain else int((shown.sum(0) == 0).sum())
-        shown, places = shown[:, first:end].to(device), (columns - first).to(device)
-        ids, mask = ids[:, first:end].to(device), None if bool(shown.all()) else shown
-        if not self.plain:
-            return self.model.logits_at(ids, places, mask).double()
-        logits = self.model.logits(ids, mask)
-        return logits.gather(1, places[..., None].expand(-1, -1, logits.shape[-1])).double()
+        if self.plain:
+            logits = self.model.logits(ids.to(device), _mask(shown, device))
+            index = columns[..., None].expand(-1, -1, logits.shape[-1]).to(device)
+            return logits.gather(1, index).double()
+        # Padding that only rows needed which have left the batch is not computed any more.
+        first = int((shown.sum(0) == 0).sum())
+        places, mask = (columns - first).to(device), _mask(shown[:, first:], device)
+        return self.model.logits_at(ids[:, first:].to(device), places, mask).double()
 
     def _window(self, row: int) -> list[int]:
         window: list[int] = self.ids[row, self.starts[row] :].tolist()
@@ -171,3 +177,7 @@ class Windows:
         self._fronts[row] = len(front)
         ended = any(one in self.model.special.end_ids for one in front)
         return ended or (self._stop is not None and self._stop(front))
+
+
+def _mask(shown: Tensor, device: torch.device) -> Tensor | None:
+    return None if bool(shown.all()) else shown.to(device)
