@@ -5,13 +5,17 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 
+from dllm_sweep import __version__
 from dllm_sweep.errors import StoreError
 from dllm_sweep.evaluation.sample import Sample
+from dllm_sweep.records import Claim
+from dllm_sweep.spec import Unit
 
 FORMAT = "2"
 """Raised when columns change their meaning; `1` had neither digests nor the text as written."""
@@ -55,6 +59,19 @@ def write(samples: Sequence[Sample], path: Path, about: Mapping[str, str]) -> No
     rows = [dataclasses.asdict(sample) for sample in samples]
     table = pyarrow.Table.from_pylist(rows, schema=schema)
     pyarrow.parquet.write_table(table, path, compression="zstd")
+
+
+def describe(claim: Claim, unit: Unit) -> dict[str, str]:
+    """What a file of answers belongs to; nothing that differs between two attempts."""
+    return {
+        "trial_key": claim.trial_key,
+        "trial": claim.label,
+        "protocol_key": claim.trial.protocol.key,
+        "task": unit.task,
+        "unit": unit.key,
+        "dllm-sweep": __version__,
+        **{name: version(name) for name in ("lm-eval", "torch", "transformers")},
+    }
 
 
 def read(paths: Iterable[Path]) -> tuple[Sample, ...]:

@@ -10,14 +10,13 @@ import logging
 import time
 from dataclasses import replace
 from functools import lru_cache
-from importlib.metadata import version
 
 import torch
 
-from dllm_sweep import __version__
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.errors import QuantizationError
 from dllm_sweep.evaluation.evaluate import evaluate_task
+from dllm_sweep.evaluation.tasks import check_task_data
 from dllm_sweep.methods import build as build_method
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.models.load import load_model, weight_bytes
@@ -26,7 +25,7 @@ from dllm_sweep.quant import artifact as weights_artifact
 from dllm_sweep.records import Artifact, Claim, Cost, UnitResult
 from dllm_sweep.sharing import quantization_key
 from dllm_sweep.shipping import local
-from dllm_sweep.spec import TrialSpec, Unit
+from dllm_sweep.spec import TaskSpec, TrialSpec, Unit
 from dllm_sweep.workers import devices, files, samples, shared
 from dllm_sweep.workers.depot import open_depot
 from dllm_sweep.workers.failures import WeightsLost
@@ -58,6 +57,7 @@ class Workbench:
         self._stages = StageCache(self._depot)
         self._model: DiffusionModel | None = None
         self._holds: str | None = None
+        self._checked: set[TaskSpec] = set()
         self._made: tuple[str, int, Artifact] | None = None
         """Trial, attempt and weights that this process quantized or found."""
 
@@ -69,8 +69,10 @@ class Workbench:
                 more, or not whole: the caller runs the `quantize` unit again.
             DeviceBusy: If somebody else holds the GPU's memory.
             DiskFull: If a file cannot be written.
+            InputError: If the data of one of the trial's tasks are not at hand.
         """
         started = time.monotonic()
+        self._check_data(claim.trial)
         devices.reset_peak(self._devices)
         usual = self.options.batch_size_for(str(claim.trial.model))
         batch_size = max(1, int(usual * claim.batch_scale))
@@ -93,6 +95,13 @@ class Workbench:
             if stage is not None:
                 self._stages.forget(stage)
             self._depot.remove(weights.path)
+
+    def _check_data(self, trial: TrialSpec) -> None:
+        """Refuse missing data before the GPU works in vain; each task is looked at once."""
+        for task in trial.protocol.tasks:
+            if task not in self._checked:
+                check_task_data(task)
+                self._checked.add(task)
 
     def _quantize(self, claim: Claim, batch_size: int) -> UnitResult:
         stage = _quantized_stage(claim.trial)
@@ -184,7 +193,7 @@ class Workbench:
             chat_template=trial.protocol.chat_template,
         )
         with files.new_file(self._depot.root / "samples", ".parquet") as path:
-            samples.write(scored.samples, path, _about(claim, unit))
+            samples.write(scored.samples, path, samples.describe(claim, unit))
             artifact = self._depot.keep(path, "samples")
         return UnitResult(unit=unit, wall_s=0.0, metrics=scored.metrics, artifacts=(artifact,))
 
@@ -197,7 +206,9 @@ class Workbench:
             self.worn_out = devices.give_back(self._devices)
             devices.refuse_busy(self._devices, weight_bytes(name, dtype=dtype))
             log.info("loading %s", wanted)
-            self._model = load_model(name, device=self._devices, dtype=dtype)
+            self._model = load_model(
+                name, device=self._devices, dtype=dtype, family=trial.model.family
+            )
             self._holds = wanted
         return self._model
 
@@ -241,19 +252,6 @@ class Workbench:
             costs=costs,
             weights_sha256=None if weights is None else weights.sha256,
         )
-
-
-def _about(claim: Claim, unit: Unit) -> dict[str, str]:
-    """What a file of answers belongs to; nothing that differs between two attempts."""
-    return {
-        "trial_key": claim.trial_key,
-        "trial": claim.label,
-        "protocol_key": claim.trial.protocol.key,
-        "task": unit.task,
-        "unit": unit.key,
-        "dllm-sweep": __version__,
-        **{name: version(name) for name in ("lm-eval", "torch", "transformers")},
-    }
 
 
 def _full_precision(trial: TrialSpec) -> str:
