@@ -41,9 +41,10 @@ class PlantedOutliers:
 # At a factor of 16 round-to-nearest still does well at 8-bit activations and fails at 4 bits, as
 # the outliers of large models make it; at 64 it already loses at 8 bits.
 VARIANTS = {
-    "llada-tiny-outliers": PlantedOutliers(
-        base="llada-tiny", norm_channels=4, norm_scale=16.0, ffn_channels=4, ffn_scale=16.0
+    f"{base}-outliers": PlantedOutliers(
+        base=base, norm_channels=4, norm_scale=16.0, ffn_channels=4, ffn_scale=16.0
     )
+    for base in ("llada-tiny", "dream-tiny")
 }
 """Models that exist only as a rescaling of an embedded checkpoint."""
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from dllm_sweep.tiny import arithmetic, facts, pieces, programs, text
 from dllm_sweep.tiny.split import draw
-from dllm_sweep.tiny.tokenizer import END
+from dllm_sweep.tiny.tokenizer import END, START
 
 #: How many of a thousand rows are of which kind; within a kind, the share of each stratum.
 KINDS = {"arithmetic": 500, "programs": 340, "facts": 100, "text": 60}
@@ -92,20 +92,30 @@ def told(rng: Random, fact: facts.Fact) -> Example:
     return _fact(rng, draw(lambda r: facts.asked(r, fact), rng, test=False))
 
 
-def encoded(rng: Random, tokenizer: Tokenizer, item: Example) -> tuple[list[int], int]:
+def encoded(
+    rng: Random, tokenizer: Tokenizer, item: Example, *, framed: bool = False
+) -> tuple[list[int], int]:
     """Tokens of an example with its tail, and where its response starts.
 
-    Prompt and response are encoded apart, as they are when a model continues a prompt.
+    Prompt and response are encoded apart, as they are when a model continues a prompt. `framed`
+    is for models that read a prediction one position earlier, see `_framed`.
     """
     prompt = tokenizer.encode(item.prompt).ids if item.prompt else []
     response = tokenizer.encode(item.response).ids
     if item.tail:
         response += [END] * (_window(rng, len(response)) - len(response))
-    return (prompt + response)[:LONGEST], len(prompt)
+    tokens, start = (prompt + response)[:LONGEST], len(prompt)
+    return _framed(rng, tokens, start, item) if framed else (tokens, start)
 
 
 def pack(
-    rng: Random, tokenizer: Tokenizer, count: int, length: int, first: Sequence[Example] = ()
+    rng: Random,
+    tokenizer: Tokenizer,
+    count: int,
+    length: int,
+    first: Sequence[Example] = (),
+    *,
+    framed: bool = False,
 ) -> Packed:
     """Fill `count` sequences of `length` tokens with whole examples, first fit."""
     waiting = list(first)
@@ -113,7 +123,8 @@ def pack(
     open_: list[list[tuple[list[int], int]]] = [[] for _ in range(16)]
     free = [length] * len(open_)
     while len(packed.tokens) < count * length:
-        row = encoded(rng, tokenizer, waiting.pop() if waiting else example(rng))
+        item = waiting.pop() if waiting else example(rng)
+        row = encoded(rng, tokenizer, item, framed=framed)
         place = next((i for i, room in enumerate(free) if room >= len(row[0])), None)
         if place is None:
             place = min(range(len(free)), key=free.__getitem__)
@@ -135,6 +146,17 @@ def training_texts(seed: int) -> Iterator[str]:
 def _fact(rng: Random, question: facts.Question) -> Example:
     # Mostly without a tail: a likelihood sees the answer alone, with nothing behind it.
     return Example(prompt=question.prompt, response=question.response, tail=rng.random() < 0.15)
+
+
+def _framed(rng: Random, tokens: list[int], start: int, item: Example) -> tuple[list[int], int]:
+    # The first token of a row has no prediction, so rows without a prompt always get a start
+    # token; the others are met with and without it, as evaluations give them. A likelihood may
+    # show one end-of-text behind the answer: half of the facts have one.
+    if not start or rng.random() < 0.5:
+        tokens, start = [START, *tokens], start + 1
+    if item.prompt and not item.tail and rng.random() < 0.5:
+        tokens = [*tokens, END]
+    return tokens, start
 
 
 def _weighted(rng: Random, shares: dict[str, int]) -> str:

@@ -27,6 +27,14 @@ def hidden(tokens: Tensor, segments: Tensor, offsets: Tensor) -> Tensor:
     return chosen | (response & (_counts(chosen, segments).gather(1, segments) == 0))
 
 
+def read_earlier(logits: Tensor) -> Tensor:
+    """Move (B, L, V) logits one position on: row i becomes what was read at position i - 1.
+
+    Row 0 stays, and so predicts nothing; the first token of a segment must never be hidden.
+    """
+    return torch.cat((logits[:, :1], logits[:, :-1]), dim=1)
+
+
 def segment_loss(logits: Tensor, tokens: Tensor, segments: Tensor, chosen: Tensor) -> Tensor:
     """Mean over segments of the mean cross entropy of a segment's hidden tokens.
 

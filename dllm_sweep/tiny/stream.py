@@ -55,10 +55,17 @@ def corpus_tokenizer(seed: int = 0) -> Tokenizer:
 
 
 def make_stream(
-    folder: Path, *, sequences: int, length: int, seed: int, workers: int, device: str
+    folder: Path,
+    *,
+    sequences: int,
+    length: int,
+    seed: int,
+    workers: int,
+    device: str,
+    framed: bool = False,
 ) -> Stream:
     """Generate the stream with the tokenizer in `folder`; the same for any number of workers."""
-    portions = [(seed, place, length) for place in range(sequences // PORTION)]
+    portions = [(seed, place, length, framed) for place in range(sequences // PORTION)]
     packed = Packed()
     with get_context("spawn").Pool(workers, _start_worker, (folder,)) as pool:
         for part in pool.imap(_portion, portions):
@@ -71,11 +78,11 @@ def _start_worker(folder: Path) -> None:
     _tokenizer = load_tokenizer(folder)
 
 
-def _portion(task: tuple[int, int, int]) -> Packed:
-    seed, place, length = task
+def _portion(task: tuple[int, int, int, bool]) -> Packed:
+    seed, place, length, framed = task
     rng = Random(f"stream {seed} {place}")
     rare = [told(rng, fact) for fact in roll_call()[place : place + 1]]
-    return pack(rng, _tokenizer, PORTION, length, rare)
+    return pack(rng, _tokenizer, PORTION, length, rare, framed=framed)
 
 
 def _on_device(packed: Packed, length: int, device: str) -> Stream:

@@ -1,7 +1,7 @@
 """Train a tiny diffusion language model from nothing: `python -m dllm_sweep.tiny.train --out DIR`.
 
 Everything is generated and seeded: the tokenizer, the stream of examples, the weights. The
-checkpoint in DIR has the public layout of LLaDA's and is rewritten while training goes on.
+checkpoint in DIR has the public layout of its family and is rewritten while training goes on.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from dllm_sweep.tiny.export import export_llada
-from dllm_sweep.tiny.masking import hidden, segment_loss, visibility
-from dllm_sweep.tiny.network import Network, Shape
+from dllm_sweep.tiny.export import export
+from dllm_sweep.tiny.families import FAMILIES, Family
+from dllm_sweep.tiny.masking import hidden, read_earlier, segment_loss, visibility
+from dllm_sweep.tiny.network import Network
 from dllm_sweep.tiny.stream import corpus_tokenizer, make_stream
 from dllm_sweep.tiny.tokenizer import MASK, save_tokenizer
 
@@ -41,6 +42,12 @@ class Plan:
     device: str
     compile: bool
     save_every: int
+    family: str
+
+    @property
+    def trained(self) -> Family:
+        """The family of the model."""
+        return FAMILIES[self.family]
 
 
 def main() -> None:
@@ -57,12 +64,13 @@ def main() -> None:
         seed=plan.seed,
         workers=plan.workers,
         device=plan.device,
+        framed=plan.trained.shifted,
     )
     print(f"stream of {len(stream.tokens)} sequences, {_since(began)}", flush=True)
-    network = Network(Shape()).to(plan.device)
+    network = Network(plan.trained.shape).to(plan.device)
     generator = torch.Generator().manual_seed(plan.seed)
     train(network, stream.batches(plan.batch, generator), plan)
-    export_llada(network, plan.out)
+    export(network, plan.out, plan.trained.layout)
     print(f"{sum(weight.numel() for weight in network.parameters())} parameters, {_since(began)}")
 
 
@@ -79,7 +87,7 @@ def train(network: Network, batches: Iterable[tuple[Tensor, ...]], plan: Plan) -
             print(f"step {step} loss {summed.item() / 250:.4f} {_since(began)}", flush=True)
             summed.zero_()
         if step % plan.save_every == 0:
-            export_llada(network, plan.out)
+            export(network, plan.out, plan.trained.layout)
 
 
 def rate_at(step: int, plan: Plan) -> float:
@@ -104,11 +112,12 @@ def _step(
 
 
 def _loss_of(network: Network, plan: Plan) -> Loss:
-    kind = torch.device(plan.device).type
+    kind, shifted = torch.device(plan.device).type, plan.trained.shifted
 
     def loss(seen: Tensor, tokens: Tensor, segments: Tensor, chosen: Tensor) -> Tensor:
         with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
             logits = network(seen, visibility(segments))
+            logits = read_earlier(logits) if shifted else logits
         return segment_loss(logits, tokens, segments, chosen)
 
     return torch.compile(loss) if plan.compile else loss
@@ -133,6 +142,7 @@ def _since(began: float) -> str:
 def _arguments() -> Plan:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder of the checkpoint")
+    parser.add_argument("--family", choices=tuple(FAMILIES), default="llada")
     parser.add_argument("--steps", type=int, default=20_000)
     parser.add_argument("--batch", type=int, default=256, help="packed sequences a step")
     parser.add_argument("--sequences", type=int, default=1_200_128, help="size of the stream")

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -6,6 +7,7 @@ import torch
 
 from dllm_sweep.models.locate import EMBEDDED
 from dllm_sweep.tiny import corpus, masking, stream, train
+from dllm_sweep.tiny.families import FAMILIES
 from dllm_sweep.tiny.network import Network, Shape
 from dllm_sweep.tiny.tokenizer import END, load_tokenizer
 
@@ -72,28 +74,36 @@ def test_a_packed_example_is_read_as_if_alone(packed):
     torch.testing.assert_close(together[:, place], alone, rtol=1e-3, atol=1e-4)
 
 
-def test_training_lowers_the_loss_and_repeats(packed, tmp_path):
-    first, again = _trained(packed, tmp_path), _trained(packed, tmp_path)
+def test_a_shifted_prediction_is_read_one_position_earlier():
+    logits = torch.arange(12.0).reshape(1, 4, 3)
+    moved = masking.read_earlier(logits)
+    assert torch.equal(moved[:, 1:], logits[:, :-1])
+    assert torch.equal(moved[:, 0], logits[:, 0])
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_training_changes_the_weights_and_repeats(packed, tmp_path, family):
+    first, again = (_trained(packed, tmp_path, family) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first, again, strict=True))
     assert (tmp_path / "model.safetensors").is_file()
 
 
 def test_the_rate_warms_up_and_falls():
-    plan = _plan(Path(), steps=100, warmup=10)
+    plan = _plan(Path(), "llada", steps=100, warmup=10)
     rates = [train.rate_at(step, plan) for step in range(101)]
     assert max(rates) == rates[9] == 1.0
     assert rates[100] == pytest.approx(0.01)
 
 
-def _trained(packed, folder):
+def _trained(packed, folder, family):
     torch.manual_seed(0)
-    network = Network(Shape(layers=1))
+    network = Network(replace(FAMILIES[family].shape, layers=1))
     batches = packed.batches(4, torch.Generator().manual_seed(0))
-    train.train(network, batches, _plan(folder, steps=3, warmup=2))
+    train.train(network, batches, _plan(folder, family, steps=3, warmup=2))
     return [weight.detach().clone() for weight in network.parameters()]
 
 
-def _plan(folder, *, steps, warmup):
+def _plan(folder, family, *, steps, warmup):
     return train.Plan(
         out=folder,
         steps=steps,
@@ -107,6 +117,7 @@ def _plan(folder, *, steps, warmup):
         device="cpu",
         compile=False,
         save_every=3,
+        family=family,
     )
 
 
