@@ -211,6 +211,17 @@ def resolve_task(spec: TaskSpec) -> TaskSpec:
     return replace(spec, digest=task_digest(spec.name, spec.data, spec.shots))
 
 
+def check_data(spec: TaskSpec) -> None:
+    """Refuse a task whose data are neither local nor within reach.
+
+    Raises:
+        InputError: It says what is missing and where it would have to be.
+    """
+    from dllm_sweep.evaluation.tasks import check_task_data
+
+    check_task_data(spec)
+
+
 def check_task(name: str) -> None:
     """Refuse what is neither a task of the package, nor a file, nor a task of lm-eval.
 
@@ -218,6 +229,9 @@ def check_task(name: str) -> None:
         UnknownName: With the nearest task of the package.
     """
     from dllm_sweep.evaluation.tasks import is_lm_eval_task, task_file
+    from dllm_sweep.evaluation.tasks.facts import FACTS
 
+    if name in FACTS:
+        return  # known without reading lm-eval's index, which takes seconds
     if task_file(name) is None and not is_lm_eval_task(name):
         raise UnknownName("task", name, names("task"), "any task of lm-eval")

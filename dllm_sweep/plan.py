@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dllm_sweep import costs
+from dllm_sweep import catalog, costs
 from dllm_sweep.errors import InputError
 from dllm_sweep.grid import Method, Model, method_of, parameters_of, points
 from dllm_sweep.records import PlannedTrial, PlannedUnit
@@ -87,6 +87,17 @@ def make_plan(file: SweepFile, *, gpus: float | None = None) -> Plan:
         added=tuple(trial.label for trial in baselines if trial.spec.key not in named),
         notes=tuple(dict.fromkeys(note for model in file.models for note in fits_of(file, model))),
     )
+
+
+def check_data(plan: Plan) -> None:
+    """Make sure that all tasks of a plan have their data, before anything is stored or started.
+
+    Raises:
+        InputError: It names the first task without, and what to do.
+    """
+    tasks = {task for trial in plan.trials if _runs(trial) for task in trial.spec.protocol.tasks}
+    for task in sorted(tasks, key=lambda task: task.name):
+        catalog.check_data(task)
 
 
 def _runs(trial: PlannedTrial) -> bool:

@@ -93,7 +93,7 @@ def launch_command(
     Ctrl-C finishes the units in flight, a second Ctrl-C stops at once; `dllm-sweep resume` goes
     on from there.
     """
-    from dllm_sweep.plan import make_plan
+    from dllm_sweep.plan import check_data, make_plan
     from dllm_sweep.reports.plans import launch_note
     from dllm_sweep.standings import standings
     from dllm_sweep.stored import preferred, stored_trials
@@ -102,6 +102,7 @@ def launch_command(
     sweep_file = read(file, settings)
     store = preferred(store, sweep_file.store_address)
     plan = make_plan(sweep_file)
+    check_data(plan)
     if detach:
         from dllm_sweep.cli.detached import launch_detached
 
