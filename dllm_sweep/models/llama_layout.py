@@ -25,7 +25,6 @@ SIZES = (
     "num_hidden_layers",
     "num_attention_heads",
     "max_position_embeddings",
-    "rope_theta",
     "rms_norm_eps",
     "tie_word_embeddings",
     "eos_token_id",
@@ -63,6 +62,8 @@ def check(
         CheckpointError: Naming every missing key, or every switch that is not supported.
     """
     missing = [key for key in (*SIZES, *required) if config.get(key) is None]
+    if rope_theta(config) is None:
+        missing.append("rope_theta")
     if missing:
         raise CheckpointError(f"{folder}/config.json has no {', '.join(missing)}: add it there")
     problems = [
@@ -70,9 +71,19 @@ def check(
         for key, only in (PLAIN | dict(supported or {})).items()
         if (value := config.get(key, only)) != only
     ]
+    kind = (config.get("rope_parameters") or {}).get("rope_type", "default")
+    if kind != "default":
+        problems.append(f"rope_parameters are {kind!r}, only 'default' is supported")
     problems += _heads(config)
     if problems:
         raise CheckpointError(f"{folder}/config.json cannot be loaded: {'; '.join(problems)}")
+
+
+def rope_theta(config: Mapping[str, Any]) -> float | None:
+    """Give the base of the rotary frequencies, as older or newer transformers write it."""
+    newer: float | None = (config.get("rope_parameters") or {}).get("rope_theta")
+    older: float | None = config.get("rope_theta")
+    return newer if older is None else older
 
 
 def key_value_heads(config: Mapping[str, Any]) -> int:
@@ -92,7 +103,7 @@ def host_options(config: Mapping[str, Any]) -> dict[str, Any]:
         "hidden_act": "silu",
         "max_position_embeddings": config["max_position_embeddings"],
         "rms_norm_eps": config["rms_norm_eps"],
-        "rope_parameters": {"rope_type": "default", "rope_theta": config["rope_theta"]},
+        "rope_parameters": {"rope_type": "default", "rope_theta": rope_theta(config)},
         "tie_word_embeddings": config["tie_word_embeddings"],
         "use_cache": False,
         "bos_token_id": None,

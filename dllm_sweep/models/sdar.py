@@ -13,6 +13,9 @@ from typing import Any
 from dllm_sweep.models import llama_layout as layout
 from dllm_sweep.models.family import LLAMA_GROUPS, Message, Special, chat_ml
 
+MASK_ID = 151669
+"""`<|MASK|>` of the released tokenizer, unless config.json names another."""
+
 _TENSOR = layout.tensor_pattern("self_attn.q_norm.weight", "self_attn.k_norm.weight")
 
 
@@ -37,8 +40,7 @@ class SDARFamily:
             CheckpointError: If a key is missing or a switch is set that is not supported.
         """
         only = {"use_sliding_window": False, "attention_bias": False}
-        needed = ("head_dim", "block_size", "mask_token_id")
-        layout.check(config, folder, required=needed, supported=only)
+        layout.check(config, folder, required=("head_dim", "block_size"), supported=only)
         from transformers import Qwen3Config
 
         host = Qwen3Config(
@@ -60,8 +62,9 @@ class SDARFamily:
         return name
 
     def special(self, config: Mapping[str, Any]) -> Special:
-        """Read the mask, end and padding ids."""
-        return layout.special_ids(config, config["mask_token_id"])
+        """Read the end and padding ids; the mask is the released models' unless it is named."""
+        named = config.get("mask_token_id")
+        return layout.special_ids(config, MASK_ID if named is None else named)
 
     def max_length(self, config: Mapping[str, Any]) -> int:
         """Give what config.json says."""

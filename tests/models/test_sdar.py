@@ -118,10 +118,26 @@ def test_another_mask_than_the_checkpoints_is_noticed(write_sdar, wrong):
         check_bidirectional(model)
 
 
-@pytest.mark.parametrize("key", ["block_size", "mask_token_id", "head_dim"])
+@pytest.mark.parametrize("key", ["block_size", "rope_theta", "head_dim"])
 def test_a_missing_key_is_named(write_sdar, key):
     with pytest.raises(CheckpointError, match=key):
         load_model(str(write_sdar(drop=(key,))), device="cpu")
+
+
+def test_the_mask_is_the_released_models_where_config_does_not_name_one(write_sdar):
+    with pytest.raises(CheckpointError, match="token id 151669 is outside the vocabulary of 96"):
+        load_model(str(write_sdar(drop=("mask_token_id",))), device="cpu")
+
+
+def test_a_config_written_by_newer_transformers_gives_the_same(write_sdar, every_family):
+    newer = {"rope_parameters": {"rope_type": "default", "rope_theta": 1000000.0}}
+    folder = write_sdar(drop=("rope_theta", "rope_scaling"), **newer)
+    ids = torch.arange(20)[None]
+    expected = every_family["sdar"].logits(ids)
+    assert torch.equal(load_model(str(folder), device="cpu").logits(ids), expected)
+    newer["rope_parameters"]["rope_type"] = "yarn"
+    with pytest.raises(CheckpointError, match="yarn"):
+        load_model(str(write_sdar(drop=("rope_theta",), **newer)), device="cpu")
 
 
 def test_a_missing_head_norm_is_named(write_sdar):
