@@ -9,15 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from dllm_sweep import load_model
 from dllm_sweep.errors import InputError
-from dllm_sweep.evaluation.evaluate import evaluate_task
 from dllm_sweep.evaluation.replay import rescore_task
 from dllm_sweep.evaluation.sample import Sample
-from dllm_sweep.spec import DecodingSpec, TaskSpec
+from dllm_sweep.evaluation.scoring import score_task
+from dllm_sweep.spec import TaskSpec
 from dllm_sweep.workers import samples
+from tests.evaluation.oracle import Oracle
 
 ROOT = Path(__file__).parents[2]
+STUDY = ROOT / "tests" / "data" / "tasks"
 WITHOUT_TORCH = """
 import importlib.util, sys
 gone, find = ("torch", "ray", "transformers"), importlib.util.find_spec
@@ -28,7 +29,6 @@ class Missing:
 sys.meta_path.insert(0, Missing())
 importlib.util.find_spec = lambda name, *more: None if name in gone else find(name, *more)
 """
-DECODING = DecodingSpec(gen_length=8, steps=4, block_length=8)
 
 
 def test_stored_scores_come_out_again_shards_and_code_and_choices(run, run_json):
@@ -86,66 +86,33 @@ def test_what_is_neither_sweep_nor_trial_is_refused(run):
     assert "did you mean 'small'?" in done.output
 
 
-@pytest.fixture(scope="module")
-def tiny():
-    return load_model("llada-tiny", device="cpu")
+def study_task(name, **options):
+    return TaskSpec(name=name, data=str(STUDY), **options)
 
 
-GROUP = "group: both\ntask: [choices, more]\naggregate_metric_list: [{metric: acc}]\n"
-"""A group of lm-eval's own form."""
-CHOICES = """
-task: NAME
-dataset_path: json
-dataset_kwargs: {data_files: {test: PATH}}
-test_split: test
-output_type: multiple_choice
-doc_to_text: "{{question}} A:"
-doc_to_target: label
-doc_to_choice: choices
-metric_list:
-  - {metric: acc, aggregation: mean, higher_is_better: true}
-  - {metric: acc_norm, aggregation: mean, higher_is_better: true}
-"""
-
-
-@pytest.fixture
-def group(tmp_path, monkeypatch):
-    from lm_eval.tasks import TaskManager
-
-    from dllm_sweep.evaluation import tasks
-
-    rows = [
-        f'{{"question": "{n} and {n}?", "label": {n % 2}, "choices": ["{n}", "{2 * n} or so"]}}'
-        for n in range(6)
-    ]
-    data = tmp_path / "items.jsonl"
-    data.write_text("\n".join(rows))
-    for name in ("choices", "more"):
-        text = CHOICES.replace("NAME", name).replace("PATH", str(data))
-        (tmp_path / f"{name}.yaml").write_text(text)
-    (tmp_path / "both.yaml").write_text(GROUP)
-    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
-    manager = TaskManager(include_defaults=False, include_path=str(tmp_path))
-    monkeypatch.setattr(tasks, "_lm_eval_tasks", lambda: manager)
-    return "both"
-
-
-def test_a_group_comes_out_again_with_its_members(tiny, group, tmp_path):
-    spec = TaskSpec(name=group, draws=2)
-    first = evaluate_task(tiny, spec, DECODING, seed=0, batch_size=8)
+@pytest.mark.parametrize(
+    ("name", "right"),
+    [
+        *(("mmlu", True), ("mmlu", False), ("minerva_math", True), ("humaneval", True)),
+        *(("gsm8k", True), ("gsm8k", False), ("winogrande", True)),
+    ],
+)
+def test_the_studys_tasks_come_out_again_groups_with_their_members(name, right, tmp_path):
+    spec = study_task(name, shots=0, limit=1)
+    first = score_task(Oracle(right=right), spec)
     samples.write(first.samples, tmp_path / "answers.parquet", {})
-    stored = samples.read([tmp_path / "answers.parquet"])
-    assert rescore_task(spec, stored) == first
-    assert {one.task for one in stored} == {"choices", "more"}
+    again = rescore_task(spec, samples.read([tmp_path / "answers.parquet"]))
+    assert again.metrics == first.metrics
+    assert sorted(again.samples, key=repr) == sorted(first.samples, key=repr)
 
 
-def test_answers_to_other_prompts_are_refused(tiny, group, tmp_path):
-    spec = TaskSpec(name=group, draws=1)
-    first = evaluate_task(tiny, spec, DECODING, seed=0, batch_size=8).samples
+def test_answers_to_other_prompts_are_refused():
+    spec = study_task("piqa", shots=0, limit=3)
+    first = score_task(Oracle(), spec).samples
     other = (replace(first[0], requests_sha256="0" * 64), *first[1:])
-    with pytest.raises(InputError, match="item 0 of choices is asked otherwise now"):
+    with pytest.raises(InputError, match="item 0 of piqa is asked otherwise now"):
         rescore_task(spec, other)
-    with pytest.raises(InputError, match="item 5 of more has no stored answer"):
+    with pytest.raises(InputError, match="item 2 of piqa has no stored answer"):
         rescore_task(spec, first[:-1])
 
 
