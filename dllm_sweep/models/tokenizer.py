@@ -45,7 +45,7 @@ def _reader(folder: Path, family: ModelFamily) -> Any:
 
     named = _named_class(folder)
     if named is not None and hasattr(transformers, named):
-        return transformers.AutoTokenizer
+        return getattr(transformers, named)
     # The one file says all; a class for vocabulary and merges would put its own rules over it.
     if (folder / "tokenizer.json").is_file():
         return transformers.PreTrainedTokenizerFast
