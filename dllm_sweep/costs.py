@@ -45,6 +45,8 @@ GPU = Machine(flop_per_s=4e14, start_s=5.0, bytes_per_s=2e9, slowness={"float32"
 """An H100 or H200 in bfloat16 at four tenths of its peak, as batched forward passes of models of 8
 billion weights reach. In float32 its peak is a fifteenth, of which more can be used."""
 
+LARGE = 1e9
+"""Weights from which on a model is taken to run on a GPU."""
 UNKNOWN_PARAMETERS = 8e9
 """LLaDA-8B and Dream-7B are what people sweep."""
 
@@ -62,10 +64,15 @@ _QUANTIZE = "quantize"
 _FOUND_SHARE = 0.05
 
 
-def machine_for(gpus: float | None) -> Machine:
-    """The machine that a trial with so many GPUs runs on; None asks this one."""
-    has_gpu = Path("/dev/nvidiactl").exists() if gpus is None else gpus > 0
-    return GPU if has_gpu else CPU
+def machine_for(gpus: float | None, parameters: float = 0.0) -> Machine:
+    """The machine that a trial with so many GPUs runs on; None asks this one.
+
+    Nobody runs a model of billions of weights on CPUs: it is meant for GPUs that are elsewhere.
+    """
+    if gpus is None:
+        has_gpu = parameters >= LARGE or Path("/dev/nvidiactl").exists()
+        return GPU if has_gpu else CPU
+    return GPU if gpus > 0 else CPU
 
 
 def load_s(parameters: float, machine: Machine) -> float:
@@ -79,16 +86,25 @@ def estimate_trial_s(trial: TrialSpec, parameters: float, machine: Machine) -> f
     return load_s(parameters, machine) + units
 
 
-def plan_units(trial: TrialSpec, parameters: float, machine: Machine) -> tuple[PlannedUnit, ...]:
+def plan_units(
+    trial: TrialSpec, parameters: float, machine: Machine, longest: int | None = None
+) -> tuple[PlannedUnit, ...]:
     """Cut long tasks into shards and estimate every unit.
 
     The cut depends on the table alone, never on what was learnt: it is stored with the trial.
+
+    Args:
+        trial: The trial.
+        parameters: Weights of its model.
+        machine: What it runs on.
+        longest: Tokens that its model reads at most; None is any number.
     """
     grain_s = max(SHARD_S, _LOADS_PER_SHARD * load_s(parameters, machine))
+    costs_s = {
+        unit: estimate_unit_s(trial, unit, parameters, machine, longest) for unit in trial.units()
+    }
     return tuple(
-        part
-        for unit in trial.units()
-        for part in _cut(trial, unit, estimate_unit_s(trial, unit, parameters, machine), grain_s)
+        part for unit, cost_s in costs_s.items() for part in _cut(trial, unit, cost_s, grain_s)
     )
 
 
@@ -109,10 +125,16 @@ def _may_be_cut(task: TaskSpec) -> bool:
     return may_be_cut(task.name)
 
 
-def estimate_unit_s(trial: TrialSpec, unit: Unit, parameters: float, machine: Machine) -> float:
-    """Estimate the wall time of one unit, in seconds."""
+def estimate_unit_s(
+    trial: TrialSpec,
+    unit: Unit,
+    parameters: float,
+    machine: Machine,
+    longest: int | None = None,
+) -> float:
+    """Estimate the wall time of one unit, in seconds; the arguments are those of `plan_units`."""
     slower = machine.slowness.get(trial.protocol.dtype, 1.0)
-    flop = FLOP_PER_PARAMETER * parameters * unit_tokens(trial, unit)
+    flop = FLOP_PER_PARAMETER * parameters * unit_tokens(trial, unit, longest)
     return slower * flop / machine.flop_per_s
 
 

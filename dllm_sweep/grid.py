@@ -104,13 +104,14 @@ def points(file: SweepFile, gpus: float | None) -> Iterator[Point]:
 def _model_of(entry: ModelEntry, file: SweepFile, gpus: float | None) -> Model:
     ref = entry.ref(file.folder)
     written = entry.resources.before(file.resources).gpus
+    parameters = costs.count_parameters(ref)
     return Model(
         names=entry.names,
         ref=ref,
         facts=catalog.facts_of(ref),
         protocol=file.protocol_for(entry),
-        machine=costs.machine_for(gpus if written is None else written),
-        parameters=costs.count_parameters(ref),
+        machine=costs.machine_for(gpus if written is None else written, parameters),
+        parameters=parameters,
         sizes=tuple(catalog.input_sizes(ref)),
     )
 

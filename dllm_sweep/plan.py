@@ -154,7 +154,8 @@ def _planned(
     units: tuple[PlannedUnit, ...] = ()
     cost_s = 0.0
     if skip_reason is None:
-        units = costs.plan_units(spec, model.parameters, model.machine)
+        longest = model.facts.max_length
+        units = costs.plan_units(spec, model.parameters, model.machine, longest)
         load_s = costs.load_s(model.parameters, model.machine)
         cost_s = load_s + sum(unit.estimated_s for unit in units)
     return PlannedTrial(

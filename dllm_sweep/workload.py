@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from dllm_sweep.spec import DecodingSpec, TaskSpec, TrialSpec, Unit
@@ -52,8 +52,14 @@ class Size:
     answer: float
 
 
-def unit_tokens(trial: TrialSpec, unit: Unit) -> float:
-    """Tokens that pass through the model in a unit."""
+def unit_tokens(trial: TrialSpec, unit: Unit, longest: int | None = None) -> float:
+    """Tokens that pass through the model in a unit.
+
+    Args:
+        trial: The trial.
+        unit: One of its units.
+        longest: Tokens that the model reads at most: longer prompts are cut; None is any number.
+    """
     if unit.kind == "quantize":
         text = trial.calibration
         return 0 if text is None else SOLVER_PASSES * text.samples * text.length
@@ -64,30 +70,35 @@ def unit_tokens(trial: TrialSpec, unit: Unit) -> float:
         sequences = study.text.samples * len(study.mask_ratios)
         return STUDY_PASSES * sequences * study.text.length
     task = trial.protocol.task(unit.task)
-    return task_tokens(task, trial.protocol.decoding_of(task))
+    return task_tokens(task, trial.protocol.decoding_of(task), longest=longest)
 
 
-def task_tokens(task: TaskSpec, decoding: DecodingSpec, *, plain: bool = False) -> float:
+def task_tokens(
+    task: TaskSpec, decoding: DecodingSpec, *, longest: int | None = None, plain: bool = False
+) -> float:
     """Tokens that pass through the model in a task.
 
     Args:
         task: The task.
         decoding: How text is generated.
+        longest: Tokens that the model reads at most; None is any number.
         plain: Count every Monte-Carlo draw of every answer, as the authors' code computes them;
             else draws that look alike once, as this program does.
     """
     size = task_size(task)
     if size is None:
         return _unknown_tokens(task, decoding)
+    limit = math.inf if longest is None else longest
     if size.kind == GENERATION:
-        return size.items * generation_tokens(decoding, size.prompt)
+        prompt = min(size.prompt, limit - decoding.gen_length)
+        return size.items * generation_tokens(decoding, prompt)
     length = round(size.answer)
     rows = size.choices * task.draws
     if not plain and length == 1 and task.estimator == "llada":
         rows = 1  # all answers are one mask behind the same prompt
     elif not plain:
         rows = size.choices * min(distinct_masks(task.draws, length, task.estimator), task.draws)
-    return size.items * rows * (size.prompt + size.answer)
+    return size.items * rows * min(size.prompt + size.answer, limit)
 
 
 def generation_tokens(decoding: DecodingSpec, prompt: float) -> float:
@@ -138,11 +149,19 @@ def task_size(task: TaskSpec) -> Size | None:
         return _size_by_file(task)
     return Size(
         kind=facts.output_type,
-        items=facts.items_within(task.limit),
+        items=facts.items_within(task.limit) if task.data is None else _local_items(task),
         prompt=facts.tokens_with(task.shots or 0),
         choices=facts.choices,
         answer=facts.answer_tokens,
     )
+
+
+def _local_items(task: TaskSpec) -> int:
+    """Items within the limit in a task's local data, which may be a part of the published sets."""
+    from dllm_sweep.evaluation.tasks.data import data_files, read_rows
+
+    files = data_files(replace(task, shots=0))
+    return sum(min(len(read_rows(file)), task.limit or ITEMS**3) for file in files)
 
 
 def _size_by_file(task: TaskSpec) -> Size | None:
