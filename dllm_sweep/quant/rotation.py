@@ -66,7 +66,11 @@ def rotate_residual(model: DiffusionModel, transform: InputTransform) -> None:
     """
     host = model.host
     untie(host)
-    embeddings, head, norm = host.get_input_embeddings(), host.get_output_embeddings(), host.model.norm
+    embeddings, head, norm = (
+        host.get_input_embeddings(),
+        host.get_output_embeddings(),
+        host.model.norm,
+    )
     transform.to(embeddings.weight.device)
     with in_float64(embeddings), in_float64(head):
         rewrite(embeddings, "weight", transform(embeddings.weight.detach()))

@@ -36,6 +36,8 @@ FAST = {
     "gptq": ("w3a16", {}),
     "awq": ("w3a16-g8", {"grid_points": 4, "clip_steps": 4}),
     "smoothquant": ("w4a4", {"groups": "all"}),
+    "quarot": ("w4a4", {"mse_clip": False}),
+    "duquant": ("w4a4", {"steps": 4}),
 }
 
 
