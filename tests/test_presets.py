@@ -92,9 +92,9 @@ def test_a_task_outside_the_study_keeps_the_sweeps_own_settings():
 
 
 def test_an_unknown_family_or_preset_is_refused():
-    with pytest.raises(UnknownName, match="unknown model family.*'lladda'.*did you mean 'llada'"):
+    with pytest.raises(UnknownName, match=r"unknown model family.*'lladda'.*did you mean 'llada'"):
         PAPER.settings("gsm8k", "lladda")
-    with pytest.raises(UnknownName, match="unknown preset 'papers'.*'paper'"):
+    with pytest.raises(UnknownName, match=r"unknown preset 'papers'.*'paper'"):
         presets.load("papers")
 
 

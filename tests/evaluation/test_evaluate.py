@@ -114,9 +114,15 @@ def test_progress_reaches_the_number_of_requests(model, task_files):
 
 def test_a_group_has_one_score_over_the_items_of_its_tasks(model, lm_eval_tasks):
     result = evaluate(model, "both")
-    (metric,) = result.metrics
+    metric, *members = result.metrics
     assert (metric.task, metric.name, metric.n, metric.primary) == ("both", "acc", 14, True)
     assert metric.stderr is not None
+    assert [(one.task, one.name) for one in members if one.n == 7] == [
+        ("choices", "acc"),
+        ("choices", "acc_norm"),
+        ("sums_again", "acc"),
+        ("sums_again", "acc_norm"),
+    ]
     assert [sample.task for sample in result.samples] == ["choices"] * 7 + ["sums_again"] * 7
 
 

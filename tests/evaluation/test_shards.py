@@ -8,7 +8,9 @@ import pytest
 from dllm_sweep import load_model
 from dllm_sweep.errors import InputError
 from dllm_sweep.evaluation.evaluate import evaluate_task
+from dllm_sweep.evaluation.tasks import may_be_cut
 from dllm_sweep.spec import DecodingSpec, TaskSpec, Unit
+from tests.evaluation.conftest import CHOICES
 
 DECODING = DecodingSpec(gen_length=8, steps=2, block_length=8)
 MEDIAN = "{metric: acc, aggregation: median, higher_is_better: true}"
@@ -92,10 +94,33 @@ def test_a_metric_that_is_no_mean_is_whole_and_cannot_be_cut(model, task_files):
         evaluate(model, TaskSpec(name=path), 0, 2)
 
 
-def test_a_group_cannot_be_cut(model, lm_eval_tasks):
-    assert evaluate(model, TaskSpec(name="both")).metrics[0].tally is None
-    with pytest.raises(InputError, match="is a group"):
-        evaluate(model, TaskSpec(name="both"), 0, 2)
+def test_a_group_is_cut_across_its_members(model, lm_eval_tasks):
+    spec = TaskSpec(name="both", draws=1)
+    parts = cut(model, spec, 3)
+    items = [[(one.task, one.doc_id) for one in part.samples] for part in parts]
+    assert [len(part) for part in items] == [4, 5, 5]
+    assert [*items[0], *items[1], *items[2]] == [
+        (name, n) for name in ("choices", "sums_again") for n in range(7)
+    ]
+    (whole, *_) = evaluate(model, spec).metrics
+    assert reduce(add, [part.metrics[0].tally for part in parts]) == whole.tally
+
+
+def test_a_group_that_weights_its_members_alike_cannot_be_cut(model, task_files, tmp_path):
+    for name in ("one", "two"):
+        text = CHOICES.replace("task: choices", f"task: {name}").replace("acc_norm}", "acc}")
+        (tmp_path / f"{name}.yaml").write_text(text)
+    group = tmp_path / "alike.yaml"
+    listed = "[{metric: acc, weight_by_size: false}]"
+    group.write_text(f"group: alike\ntask: [one, two]\naggregate_metric_list: {listed}\n")
+    assert not may_be_cut(str(group))
+    spec = TaskSpec(name=str(group), draws=1, limit=2)
+    assert evaluate(model, spec).metrics[0].tally is None
+    with pytest.raises(InputError, match="acc is no mean of its items' scores"):
+        evaluate(model, spec, 0, 2)
+    group.write_text(group.read_text().replace("false", "true"))
+    assert may_be_cut(str(group))
+    assert evaluate(model, spec).metrics[0].n == 4
 
 
 def test_more_shards_than_items_are_refused(model, task_files):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ Items = Sequence[dict[str, Any]]
 
 _EXAMPLES = Path(__file__).with_name("mbpp_examples.jsonl")
 _FENCE = "```"
-_BLOCK = re.compile(r"```(?:\w+)?\n?(.*?)\n?```", re.DOTALL)
 
 
 def behind_prompt(answers: Answers, items: Items) -> list[list[str]]:
@@ -28,11 +26,6 @@ def behind_prompt_up_to_fence(answers: Answers, items: Items) -> list[list[str]]
     """The same with answers that end where the block of code is closed."""
     cut = [[body.partition(_FENCE)[0] for body in bodies] for bodies in answers]
     return behind_prompt(cut, items)
-
-
-def fenced_code(answers: Answers, items: Items) -> list[list[str]]:
-    """Take the first block of code; the fence that opens it stands at the prompt's end."""
-    return [[_first_block(answer) for answer in several] for several in answers]
 
 
 def pass_at_1(references: Sequence[str], predictions: Sequence[str]) -> float:
@@ -52,11 +45,3 @@ def mbpp_examples() -> list[dict[str, Any]]:
     """The three examples of MBPP's prompt."""
     lines = _EXAMPLES.read_text(encoding="utf-8").split("\n")
     return [json.loads(line) | {"is_fewshot": True} for line in lines if line]
-
-
-def _first_block(answer: str) -> str:
-    found = _BLOCK.search(_FENCE + answer)
-    if found is None:
-        # The answer repeats the language behind the fence that the prompt has opened.
-        found = _BLOCK.search(answer.replace(f"{_FENCE}python", _FENCE))
-    return "" if found is None else found[1]

@@ -137,7 +137,7 @@ def find(name: str, *, anywhere: bool = False) -> Definition | None:
 
     Args:
         name: A task's or group's name, or the path of a YAML file.
-        anywhere: Look among all tasks of lm-eval, too.
+        anywhere: Look among all tasks of lm-eval that are written in YAML, too.
 
     Raises:
         InputError: If its file, or that of a group's member, cannot be read.
@@ -150,6 +150,8 @@ def find(name: str, *, anywhere: bool = False) -> Definition | None:
     if place is None:
         return None
     config = read(place)
+    if "class" in config:
+        return None
     members = tuple(_members(name, place, config)) if "group" in config else ()
     return Definition(
         name=name, path=place, config=config, stock=stock is not None, members=members
@@ -218,7 +220,7 @@ def _beside(name: str, path: Path) -> Definition:
 
 
 def _is_mean_of_items(config: Mapping[str, Any]) -> bool:
-    if "class" in config or not isinstance(config.get("task"), str):
+    if not isinstance(config.get("task"), str):
         return False
     metrics = config.get("metric_list")
     if not metrics:
