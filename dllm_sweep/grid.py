@@ -16,6 +16,7 @@ from dllm_sweep.spec import (
     Parameters,
     ProtocolSpec,
 )
+from dllm_sweep.sweep_protocol import EMBEDDED_TEXT
 from dllm_sweep.sweep_texts import CalibrationEntry
 
 if TYPE_CHECKING:
@@ -23,9 +24,6 @@ if TYPE_CHECKING:
     from dllm_sweep.sweep_entries import ModelEntry
     from dllm_sweep.sweep_file import SweepFile
     from dllm_sweep.sweep_rules import Rule
-
-EMBEDDED_TEXT = "tiny-text"
-"""What the package's own models were trained on: they are calibrated on it, too."""
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,8 @@ def read_setting(text: str) -> Setting:
     try:
         data = load(value).data
     except YamlProblems as error:
-        raise InputError(f"{option}: the value is {error.problems[0]}") from error
+        _, _, problem = error.problems[0].partition(": ")
+        raise InputError(f"{option}: {problem or error.problems[0]}") from error
     place = tuple(int(step) if step.isdecimal() else step for step in steps)
     return Setting(place, data, option)
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from dllm_sweep.sweep_file import SweepFile
     from dllm_sweep.yaml_places import Place
 
+EMBEDDED_TEXT = "tiny-text"
+"""What the package's own models were trained on: presets calibrate them on it, too."""
 _EMBEDDED_DTYPE = "float32"
 """The package's own models are small, and made to run on CPUs."""
 _DTYPE = "bfloat16"
@@ -64,6 +66,8 @@ def fits_of(file: SweepFile, model: ModelEntry) -> Iterator[str]:
             f"preset {file.preset}: {model.name} reads {longest} tokens, so {', '.join(shorter)}"
             f" write at most {longest // 2}"
         )
+    if maker.facts.embedded and file.calibration is None:
+        yield f"preset {file.preset}: {model.name} is calibrated on {EMBEDDED_TEXT}"
 
 
 def fitted(decoding: DecodingSpec, max_length: int | None) -> DecodingSpec:

@@ -39,11 +39,12 @@ class Document:
         return self.lines[place] if place else None
 
     def where(self, place: Place) -> str:
-        """Say where `place` was written: `line 3`, or the option that set it; empty if nowhere."""
-        for depth in range(len(place), 0, -1):
-            option = self.options.get(place[:depth])
-            if option is not None:
-                return option
+        """Say where `place` was written: `line 3`, or the options that set it; empty if nowhere."""
+        around = [place[:depth] for depth in range(len(place), 0, -1)]
+        option = next((self.options[one] for one in around if one in self.options), None)
+        inside = [text for one, text in self.options.items() if one[: len(place)] == place]
+        if option is not None or inside:
+            return option or " ".join(inside)
         line = self.line(place)
         return f"line {line}" if line else ""
 
