@@ -27,6 +27,7 @@ from dllm_sweep.models.locate import find_family, locate
 from dllm_sweep.models.placement import Placement, connect
 from dllm_sweep.models.planted import plant_outliers
 from dllm_sweep.models.tokenizer import load_tokenizer, with_tokenizers_ids
+from dllm_sweep.models.work import Work
 
 _EMBEDDING = "model.embed_tokens.weight"
 _HEAD = "lm_head.weight"
@@ -76,6 +77,7 @@ def load_model(
     if location.planted is not None:
         plant_outliers(model, location.planted)
     check_bidirectional(model)
+    model.work = Work()
     return model
 
 

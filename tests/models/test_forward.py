@@ -140,7 +140,8 @@ def test_the_head_and_the_last_block_run_only_where_they_are_read(every_family, 
     assert seen == {"first": 63, "keys": 63, **read}
 
 
-def test_work_is_counted(every_family):
+def test_work_is_counted_from_zero_on(every_family):
+    assert load_model(every_family["llada"].name, device="cpu").work == Work()
     model, (ids, _) = every_family["llada"], batch()
     before = model.work
     model.logits(ids)
