@@ -74,12 +74,14 @@ class Windows:
         """The masked columns of rows within [first, last), from the left.
 
         Returns:
-            Columns (B, W) int64 and (B, W) bool, False where a row has fewer masks than another.
+            Columns (B, W) int64 and (B, W) bool, False where a row has fewer masks than another:
+            the column there is the last one.
         """
         masked = self._masked[list(rows), first:last]
         width = int(masked.sum(1).max())
         order = masked.int().argsort(dim=1, descending=True, stable=True)[:, :width]
-        return order + first, masked.gather(1, order)
+        valid = masked.gather(1, order)
+        return (order + first).masked_fill(~valid, last - 1), valid
 
     def draws(self, rows: Sequence[int], columns: Tensor) -> Draws:
         """Random numbers for columns (B, W) of rows, in this step."""
@@ -124,9 +126,8 @@ class Windows:
 
     def write(self, rows: Sequence[int], columns: Tensor, tokens: Tensor, chosen: Tensor) -> None:
         """Write `tokens` (B, W) into the columns of rows where `chosen` (B, W) is True."""
-        kept = self.ids[list(rows)]
-        written = torch.where(chosen, tokens.cpu(), kept.gather(1, columns))
-        self.ids[list(rows)] = kept.scatter(1, columns, written)
+        number = torch.tensor(list(rows))[:, None].expand_as(columns)
+        self.ids[number[chosen], columns[chosen]] = tokens.cpu()[chosen]
         if self._stop is not None:
             for row in rows:
                 self._done[row] = self._is_complete(row)
