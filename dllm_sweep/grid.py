@@ -138,8 +138,7 @@ def _preset_text(preset: str, model: Model, method: Method) -> Text:
     spec = presets.load(preset).calibration(method.location)
     if spec is None or not method.built.needs_calibration:
         return Text((), None)
-    if model.facts.embedded:
-        spec = CalibrationSpec(source=EMBEDDED_TEXT, samples=spec.samples, length=spec.length)
+    spec = EMBEDDED_TEXT if model.facts.embedded else spec
     longest = model.facts.max_length or spec.length
     spec = catalog.resolve_calibration(replace(spec, length=min(spec.length, longest)))
     return Text((spec.source, str(spec)), spec)

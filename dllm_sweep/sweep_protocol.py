@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from dllm_sweep import catalog, presets
 from dllm_sweep.errors import InputError
 from dllm_sweep.presets.base import TaskSettings
-from dllm_sweep.spec import DecodingSpec, ProtocolSpec, TaskSpec
+from dllm_sweep.spec import CalibrationSpec, DecodingSpec, ProtocolSpec, TaskSpec
 from dllm_sweep.sweep_problems import Finding
 from dllm_sweep.sweep_tasks import DecodingEntry, TaskEntry, data_folder, task_location
 
@@ -24,8 +24,9 @@ if TYPE_CHECKING:
     from dllm_sweep.sweep_file import SweepFile
     from dllm_sweep.yaml_places import Place
 
-EMBEDDED_TEXT = "tiny-text"
-"""What the package's own models were trained on: presets calibrate them on it, too."""
+EMBEDDED_TEXT = CalibrationSpec(source="tiny-text", samples=32, length=128)
+"""What presets calibrate the package's own models on: the text that they were trained on, and so
+little of it that it takes seconds on a CPU."""
 _EMBEDDED_DTYPE = "float32"
 """The package's own models are small, and made to run on CPUs."""
 _DTYPE = "bfloat16"
