@@ -16,12 +16,11 @@ def test_planted_outliers_leave_the_logits_bit_equal(model, golden, dtype):
     assert torch.equal(planted.logits(ids), plain.logits(ids))
 
 
-def test_the_embedded_variant_is_the_function_of_its_base():
+@pytest.mark.parametrize("name", VARIANTS)
+def test_the_embedded_variant_is_the_function_of_its_base(name):
     ids = torch.arange(3, 63).reshape(2, 30)
     ids[:, 20:] = 2
-    plain, planted = (
-        load_model(one, device="cpu") for one in (PLANTED.base, "llada-tiny-outliers")
-    )
+    plain, planted = (load_model(one, device="cpu") for one in (VARIANTS[name].base, name))
     assert torch.equal(planted.logits(ids), plain.logits(ids))
     assert planted.special == plain.special
 
