@@ -56,6 +56,7 @@ class Duquant(Rounding):
     version: ClassVar[int] = 1
     needs_calibration: ClassVar[bool] = True
     symmetric: ClassVar[bool] = False
+    rotates_operands: ClassVar[bool] = True
 
     activation_symmetric: bool = False
     alpha: float = 0.5
@@ -79,7 +80,7 @@ class Duquant(Rounding):
         return 0.9 if bits <= FEW_BITS else 1.0
 
     def refusal(self, scheme: QuantScheme) -> str | None:
-        """Refuse full precision, attention operands, and GPTQ without weights to round."""
+        """Refuse full precision, and GPTQ without weights to round."""
         return self.rounding_refusal("duquant", scheme)
 
     def quantize(

@@ -115,7 +115,8 @@ def quantize_weight(
     diagonal = hessian.diagonal()
     dead = diagonal == 0
     columns = original.masked_fill(dead, 0)
-    options = {"bits": bits, "family": family, "mse_clip": mse_clip, "clip_ratio": clip_ratio}
+    options: dict[str, Any] = {"bits": bits, "family": family}
+    options |= {"mse_clip": mse_clip, "clip_ratio": clip_ratio}
     order = torch.arange(len(dead), device=weight.device)
     if activation_order:
         order = torch.argsort(diagonal, descending=True, stable=True)

@@ -47,6 +47,7 @@ class Quarot(Rounding):
 
     version: ClassVar[int] = 1
     symmetric: ClassVar[bool] = True
+    rotates_operands: ClassVar[bool] = True
 
     solver: str = "gptq"
     mse_clip: bool = True
@@ -65,8 +66,12 @@ class Quarot(Rounding):
         """Give the paper's 0.9 up to 4 bits; with more the whole range is better."""
         return 0.9 if bits <= FEW_BITS else 1.0
 
+    def usual_operand_clip(self, bits: int) -> float:
+        """Give the paper's 0.95 for keys and values up to 4 bits; with more, the whole range."""
+        return 0.95 if bits <= FEW_BITS else 1.0
+
     def refusal(self, scheme: QuantScheme) -> str | None:
-        """Refuse full precision, attention operands, and GPTQ without weights to round."""
+        """Refuse full precision, and GPTQ without weights to round."""
         return self.rounding_refusal("quarot", scheme)
 
     def quantize(

@@ -14,6 +14,7 @@ from dllm_sweep.methods.parameters import Patterns, require
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.affine import GridFamily
 from dllm_sweep.quant.apply import unsupported
+from dllm_sweep.quant.attention import OperandQuantization, quantize_operands
 from dllm_sweep.quant.linear import ActivationQuantization
 from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
 
@@ -34,11 +35,15 @@ class Rounding:
         activation_symmetric: Whether the activation grid is symmetric.
         activation_clip: Share of a token's range that its grid spans, in (0, 1]; null is the
             method's own for the bit-width.
+        operand_clip: The same for queries, keys and values inside attention, where the scheme
+            rounds them.
         modules: Which linears are quantized.
         skip_modules: Which of them are left out.
     """
 
     symmetric: ClassVar[bool]
+    rotates_operands: ClassVar[bool] = False
+    """Whether queries and keys pass a Hadamard transform before they are rounded."""
 
     solver: str = "rtn"
     mse_clip: bool = False
@@ -47,13 +52,14 @@ class Rounding:
     activation_order: bool = False
     activation_symmetric: bool = True
     activation_clip: float | None = None
+    operand_clip: float | None = None
     modules: Patterns = ("*",)
     skip_modules: Patterns = ()
 
     def __post_init__(self) -> None:
         require(self.solver in SOLVERS, "solver", self.solver, " or ".join(SOLVERS))
         require(0 <= self.damping < 1, "damping", self.damping, "at least 0 and below 1")
-        for name in ("weight_clip", "activation_clip"):
+        for name in ("weight_clip", "activation_clip", "operand_clip"):
             given = getattr(self, name)
             require(given is None or 0 < given <= 1, name, given, "(0, 1]")
 
@@ -65,11 +71,15 @@ class Rounding:
         """Give the activation clip ratio where the user does not say."""
         return 1.0
 
+    def usual_operand_clip(self, bits: int) -> float:
+        """Give the clip ratio of queries, keys and values where the user does not say."""
+        return 1.0
+
     def rounding_refusal(self, method: str, scheme: QuantScheme) -> str | None:
         """Say what of `scheme` cannot be rounded, or None."""
         if self.solver == "gptq" and scheme.w_bits == FULL_PRECISION_BITS:
             return f"{scheme}: the solver gptq rounds weights; use solver rtn for activations alone"
-        return unsupported(method, scheme)
+        return unsupported(method, scheme, operands=True)
 
     def round(
         self,
@@ -93,6 +103,9 @@ class Rounding:
                 matches nothing, or a layer cannot be quantized.
         """
         symmetric = self.symmetric if scheme.symmetric is None else scheme.symmetric
+        operands = self.operands(scheme)
+        if operands is not None:
+            quantize_operands(model, dict.fromkeys(range(len(model.blocks)), operands))
         return quantize_layerwise(
             model,
             scheme,
@@ -106,6 +119,20 @@ class Rounding:
             progress=progress,
             reads_inputs=self.solver == "gptq",
             prepare=prepare,
+        )
+
+    def operands(self, scheme: QuantScheme) -> OperandQuantization | None:
+        """Give how attention rounds its operands under `scheme`; None if it does not."""
+        keys = min(scheme.kv_bits, scheme.a_bits if scheme.qkv else FULL_PRECISION_BITS)
+        if keys == FULL_PRECISION_BITS:
+            return None
+        clip = self.operand_clip
+        return OperandQuantization(
+            query_bits=scheme.a_bits if scheme.qkv else FULL_PRECISION_BITS,
+            key_bits=keys,
+            value_bits=keys,
+            clip_ratio=self.usual_operand_clip(keys) if clip is None else clip,
+            rotate=self.rotates_operands,
         )
 
     def _activation(self, scheme: QuantScheme) -> ActivationQuantization:

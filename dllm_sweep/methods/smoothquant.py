@@ -50,7 +50,7 @@ class SmoothQuant(Rounding):
 
     def refusal(self, scheme: QuantScheme) -> str | None:
         """Refuse full-precision activations: there would be nothing to smooth."""
-        if scheme.a_bits == FULL_PRECISION_BITS and scheme.w_bits < FULL_PRECISION_BITS:
+        if scheme.a_bits == FULL_PRECISION_BITS and not scheme.is_full_precision:
             return f"{scheme}: smoothquant makes activations easier to round; use awq for weights"
         return self.rounding_refusal("smoothquant", scheme)
 

@@ -48,12 +48,20 @@ def select(
     return chosen
 
 
-def unsupported(method: str, scheme: QuantScheme) -> str | None:
-    """Say what of `scheme` no weight-and-activation method can do, or None if it can be done."""
-    if scheme.kv_bits < FULL_PRECISION_BITS:
+def unsupported(method: str, scheme: QuantScheme, *, operands: bool = False) -> str | None:
+    """Say what of `scheme` no weight-and-activation method can do, or None if it can be done.
+
+    Args:
+        method: Its name.
+        scheme: What is asked for.
+        operands: Whether the method rounds the operands of attention, too.
+    """
+    if scheme.kv_bits < FULL_PRECISION_BITS and not operands:
         return f"quantized keys and values (kv{scheme.kv_bits}) are not supported yet by {method}"
-    if scheme.qkv:
+    if scheme.qkv and not operands:
         return f"quantized queries, keys and values (-qkv) are not supported yet by {method}"
+    if scheme.qkv and scheme.a_bits == FULL_PRECISION_BITS:
+        return f"{scheme}: -qkv takes the bits of the activations, which are not quantized"
     if scheme.is_full_precision:
         return f"{scheme} quantizes nothing; the full-precision method is fp"
     if scheme.w_bits == FULL_PRECISION_BITS and scheme.group_size is not None:

@@ -1,8 +1,9 @@
 """What a method changed, as one safetensors file, and back into a fresh full-precision model.
 
-The file holds the quantized linears with their activation settings and input transforms, and every
-other parameter that a method has rewritten: norms, embeddings, the head, linears left in full
-precision that take part of a transform. Transforms that several linears share are stored once.
+The file holds the quantized linears with their activation settings and input transforms, how
+attention rounds its operands, and every other parameter that a method has rewritten: norms,
+embeddings, the head, linears left in full precision that take part of a transform. Transforms that
+several linears share are stored once.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from dllm_sweep.errors import StoreError
 from dllm_sweep.models.base import DiffusionModel
+from dllm_sweep.quant import attention
 from dllm_sweep.quant.apply import replace
 from dllm_sweep.quant.fuse import RewrittenParameter, rewrite
 from dllm_sweep.quant.linear import ActivationQuantization, QuantLinear
@@ -80,6 +82,7 @@ def save(
             if part.transform is not None
         },
         "rewritten": sorted(rewritten),
+        "attention": attention.describe(model),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     _write_whole(file, tensors, json.dumps(header))
@@ -142,6 +145,7 @@ def load(model: DiffusionModel, file: Path, *, sha256: str | None = None) -> tup
     for name, part in parts.items():
         replace(model.host, name, part)
     _put_rewritten(model, rewritten)
+    attention.restore(model, header.get("attention", {}))
     return tuple(ModuleRow(**row) for row in header["modules"])
 
 

@@ -45,7 +45,7 @@ class InputTransform(nn.Module):
 
     def storage_bits(self) -> int:
         """Bits of what has to be stored to apply it."""
-        return NUMBER_BITS * sum(tensor.numel() for tensor in self.state_dict().values())
+        return sum(NUMBER_BITS * int(tensor.numel()) for tensor in self.state_dict().values())
 
 
 class Scaling(InputTransform):

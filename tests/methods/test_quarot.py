@@ -178,7 +178,7 @@ def test_without_gptq_it_reads_no_text(small_llada):
 def test_schemes_and_parameters_it_cannot_do_are_refused():
     refusal = build("quarot").refusal
     assert "solver rtn" in refusal(QuantScheme.parse("w16a4"))
-    assert "not supported" in refusal(QuantScheme.parse("w4a4-qkv"))
+    assert "takes the bits of the activations" in refusal(QuantScheme.parse("w4a16-qkv"))
     assert refusal(QuantScheme.parse("w4a16-g128")) is None
     assert build("quarot", {"solver": "rtn"}).refusal(QuantScheme.parse("w16a4")) is None
     with pytest.raises(InputError, match="parameter rotation"):

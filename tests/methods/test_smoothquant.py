@@ -142,8 +142,7 @@ def test_the_grid_is_the_authors_unless_the_scheme_says_otherwise(make_small_lla
     [
         ({}, "w4a16-g128", "use awq"),
         ({"solver": "gptq"}, "w16a8", "solver rtn"),
-        ({}, "w8a8-kv8", "not supported"),
-        ({}, "w4a4-qkv", "not supported"),
+        ({}, "w16a16-kv8", "use awq"),
         ({}, "w16a16", "quantizes nothing"),
     ],
 )

@@ -1,0 +1,109 @@
+"""Queries, keys and values rounded inside attention, on every path through a model."""
+
+import pytest
+import torch
+
+from dllm_sweep.methods import build
+from dllm_sweep.quant import artifact
+from dllm_sweep.quant.attention import OperandQuantization, operand_settings, quantize_operands
+from dllm_sweep.spec import QuantScheme
+
+IDS = torch.randint(2, 60, (2, 32), generator=torch.Generator().manual_seed(3))
+FAMILIES = ("make_small_llada", "make_small_dream")
+
+
+def everywhere(model, **settings):
+    quantize_operands(model, dict.fromkeys(range(2), OperandQuantization(**settings)))
+    return model
+
+
+def distance(model, plain):
+    expected = plain.logits(IDS)
+    return ((model.logits(IDS) - expected).norm() / expected.norm()).item()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rotating_queries_and_keys_alone_changes_nothing(family, request):
+    make = request.getfixturevalue(family)
+    assert distance(everywhere(make(), rotate=True), make()) <= 1e-5
+    assert distance(everywhere(make()), make()) == 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("operand", ["query_bits", "key_bits", "value_bits"])
+def test_every_operand_is_rounded_and_fewer_bits_cost_more(family, operand, request):
+    make = request.getfixturevalue(family)
+    errors = [distance(everywhere(make(), **{operand: bits}), make()) for bits in (8, 4, 2)]
+    assert 0 < errors[0] < errors[1] < errors[2]
+
+
+def test_other_models_and_blocks_attend_as_before(make_small_llada):
+    one, both, plain = (make_small_llada() for _ in range(3))
+    everywhere(both, key_bits=3)
+    quantize_operands(one, {1: OperandQuantization(key_bits=3)})
+    assert set(operand_settings(one)) == {1}
+    assert 0 < distance(one, plain) != distance(both, plain)
+    assert distance(make_small_llada(), plain) == 0
+
+
+def test_keys_with_an_outlier_channel_round_better_rotated(make_small_llada):
+    def made():
+        model = make_small_llada()
+        for block in model.blocks:
+            block.self_attn.k_proj.weight.data[3::8] *= 30
+            block.self_attn.q_proj.weight.data[3::8] /= 30
+        return model
+
+    plain, rotated = (
+        distance(everywhere(made(), key_bits=4, rotate=rotate), made()) for rotate in (False, True)
+    )
+    assert rotated < plain
+
+
+def test_padding_and_chosen_positions_give_the_same_answers(make_small_dream):
+    model = everywhere(make_small_dream(), query_bits=4, key_bits=4, value_bits=4, rotate=True)
+    whole = model.logits(IDS)
+    positions = torch.tensor([[0, 5, 31], [7, 7, 1]])
+    index = positions[..., None].expand(-1, -1, whole.shape[-1])
+    chosen = model.logits_at(IDS, positions)
+    torch.testing.assert_close(chosen, whole.gather(1, index), rtol=1e-4, atol=1e-4)
+    padded = torch.cat((IDS, torch.ones(2, 3, dtype=torch.int64)), dim=1)[:, :32]
+    mask = torch.ones_like(padded)
+    mask[:, 29:] = 0
+    torch.testing.assert_close(
+        model.logits(padded, mask)[:, :29], model.logits(padded[:, :29]), rtol=1e-4, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "scheme", "bits", "rotate"),
+    [
+        ("smoothquant", "w8a4-qkv", (4, 4, 4), False),
+        ("duquant", "w8a4-qkv", (4, 4, 4), True),
+        ("quarot", "w8a8-kv4", (16, 4, 4), True),
+        ("quarot", "w8a8-kv3-qkv", (8, 3, 3), True),
+    ],
+)
+def test_methods_round_what_the_scheme_says_and_a_restored_model_does_too(
+    method, scheme, bits, rotate, make_small_dream, make_batches, tmp_path
+):
+    parameters = {"solver": "rtn", **({"steps": 4} if method == "duquant" else {})}
+    model, fresh = make_small_dream(), make_small_dream()
+    chosen, parsed = build(method, parameters), QuantScheme.parse(scheme)
+    assert chosen.refusal(parsed) is None
+    chosen.quantize(model, parsed, make_batches(4))
+    for one in operand_settings(model).values():
+        assert (one.query_bits, one.key_bits, one.value_bits) == bits
+        assert one.rotate is rotate
+    assert set(operand_settings(model)) == {0, 1}
+    artifact.save(model, tmp_path / "weights.safetensors")
+    artifact.load(fresh, tmp_path / "weights.safetensors")
+    assert torch.equal(fresh.logits(IDS), model.logits(IDS))
+
+
+def test_four_bit_keys_and_values_are_clipped_as_in_the_paper():
+    method = build("quarot", {"solver": "rtn"})
+    assert method.operands(QuantScheme.parse("w4a4-kv4")).clip_ratio == 0.95
+    assert method.operands(QuantScheme.parse("w8a8-kv8")).clip_ratio == 1.0
+    assert method.operands(QuantScheme.parse("w4a4")) is None
+    assert method.refusal(QuantScheme.parse("w16a16-kv4")) is None
