@@ -51,6 +51,7 @@ __all__ = [
     "ProtocolRow",
     "ShardScoreRow",
     "Sweep",
+    "TaskGroup",
     "Trial",
     "UnitRow",
 ]
@@ -253,3 +254,11 @@ class DegradationClass(Base):
     min_included: Mapped[bool]
     max_rel: Mapped[Real | None]
     max_included: Mapped[bool]
+
+
+class TaskGroup(Base):
+    """The group that a task belongs to; rows may be edited and added."""
+
+    __tablename__ = "task_group"
+    task: Mapped[str] = mapped_column(sa.Text(), primary_key=True)
+    name: Mapped[Key64]

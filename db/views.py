@@ -1,6 +1,7 @@
 """The SQL views: the stable interface for people who query the store. Tables may change.
 
-Every view is plain SQL that SQLite and Postgres both read. Order matters: a view may use those
+Every view is plain SQL that SQLite and Postgres both read, but for STRING_AGG, which SQLite calls
+GROUP_CONCAT. Order matters: a view may use those
 above it.
 """
 
@@ -8,13 +9,14 @@ from __future__ import annotations
 
 from sqlalchemy.engine import Connection
 
+from dllm_sweep.db.group_view import GROUP_SCORES
+from dllm_sweep.db.history_views import EVENTS, FAILURES
 from dllm_sweep.db.view import TRIAL as _TRIAL
 from dllm_sweep.db.view import TRIAL_SQL as _TRIAL_SQL
 from dllm_sweep.db.view import View
 
 TOP_OUTLIERS = 20
 """How many rows `outliers_top` keeps for each trial and statistic."""
-
 
 _UNITS_SQL = """SELECT u.trial_id, COUNT(*) AS units,
         SUM(CASE WHEN u.state = 'DONE' THEN 1 ELSE 0 END) AS units_done,
@@ -198,55 +200,6 @@ OUTLIERS_TOP = View(
 ) ranked WHERE place <= {TOP_OUTLIERS}""",
 )
 
-FAILURES = View(
-    about=(
-        "One row for each attempt that ended without success and said why, and for each worker"
-        " that was lost while the others of its attempt went on."
-    ),
-    columns=_TRIAL
-    | {
-        "label": "The trial's name for people.",
-        "state": "The trial's state now.",
-        "attempt": "Number of the attempt, from 1.",
-        "worker": "The worker that was lost; empty for the failure that ended the attempt.",
-        "end_reason": "ERROR, GPU_OOM, HOST_OOM, LOST, PREEMPTED, TIMEOUT, ABORTED or FENCED.",
-        "error_type": "Class of the exception.",
-        "message": "Its message.",
-        "traceback": "Where it was raised; empty if the process told nothing.",
-        "fingerprint": "Equal for the same fault at the same place of the code.",
-        "unit": "The unit that was running.",
-        "host": "The machine that the attempt began on.",
-        "log_path": "The attempt's log.",
-        "ended_s": "When it failed, in epoch seconds.",
-    },
-    sql=f"""SELECT {_TRIAL_SQL}, t.label, t.state, a.attempt, f.worker, f.reason AS end_reason,
-    f.error_type, f.message, f.traceback, f.fingerprint, f.unit, a.host, a.log_path,
-    f.failed_s AS ended_s
-FROM failure f
-JOIN attempt a ON a.trial_id = f.trial_id AND a.attempt = f.attempt
-JOIN trial t ON t.id = f.trial_id
-JOIN sweep s ON s.id = t.sweep_id""",
-)
-
-EVENTS = View(
-    about="One row for each change of a trial's state; rows are only ever added.",
-    columns={
-        "id": "Grows with time.",
-        "sweep": _TRIAL["sweep"],
-        "trial_key": _TRIAL["trial_key"],
-        "label": "The trial's name for people.",
-        "attempt": "Number of the attempt that it belongs to; 0 before the first.",
-        "at_s": "When, in epoch seconds of the database's clock.",
-        "from_state": "The state before; NULL for the trial's creation.",
-        "to_state": "The state after.",
-        "actor": "Who did it: `planner`, `controller`, `owner` (the worker) or `user`.",
-        "reason": "Why; empty where it goes without saying.",
-    },
-    sql="""SELECT e.id, s.name AS sweep, t.trial_key, t.label, e.attempt, e.at_s, e.from_state,
-    e.to_state, e.actor, e.reason
-FROM event e JOIN trial t ON t.id = e.trial_id JOIN sweep s ON s.id = t.sweep_id""",
-)
-
 _STATES = ("pending", "running", "succeeded", "failed", "pruned", "cancelled", "skipped")
 _COUNTS_SQL = ",\n    ".join(
     f"SUM(CASE WHEN t.state = '{name.upper()}' THEN 1 ELSE 0 END) AS {name}" for name in _STATES
@@ -280,6 +233,7 @@ VIEWS = {
     "trials": TRIALS,
     "results": RESULTS,
     "leaderboard": LEADERBOARD,
+    "group_scores": GROUP_SCORES,
     "outliers_top": OUTLIERS_TOP,
     "failures": FAILURES,
     "events": EVENTS,
@@ -289,8 +243,10 @@ VIEWS = {
 
 def create_views(connection: Connection) -> None:
     """Create all views in the connection's transaction."""
+    sqlite = connection.dialect.name == "sqlite"
     for name, view in VIEWS.items():
-        connection.exec_driver_sql(f"CREATE VIEW {name} AS {view.sql}")
+        sql = view.sql.replace("STRING_AGG(", "GROUP_CONCAT(") if sqlite else view.sql
+        connection.exec_driver_sql(f"CREATE VIEW {name} AS {sql}")
 
 
 def drop_views(connection: Connection) -> None:
