@@ -15,6 +15,7 @@ from torch import Tensor
 
 from dllm_sweep.decoding.base import DecodingAlgorithm
 from dllm_sweep.decoding.cached import CachedBlock, FinishedBlocks
+from dllm_sweep.decoding.draws import Draws
 from dllm_sweep.decoding.window import Windows
 from dllm_sweep.spec import DecodingSpec
 
@@ -128,15 +129,18 @@ def _write_step(
 ) -> None:
     """Predict the columns of rows and write the surest."""
     columns, valid = places
-    decoding, draws = windows.decoding, windows.draws(rows, columns)
-    logits = predict(rows, columns)
-    greedy = decoding.temperature == 0
-    tokens = logits.argmax(-1) if greedy else draws.tokens(logits, decoding.temperature)
-    confidence = rule.confidence(logits, tokens, draws).cpu()
+    decoding = windows.decoding
+
+    def choose(logits: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
+        greedy = decoding.temperature == 0
+        tokens = logits.argmax(-1) if greedy else draws.tokens(logits, decoding.temperature)
+        return tokens, rule.confidence(logits, tokens, draws)
+
+    tokens, confidence = windows.choose(rows, columns, predict(rows, columns), choose)
     if decoding.defer_end:
         special = windows.model.special
         turn_end = () if special.turn_end_id is None else (special.turn_end_id,)
         ends = torch.tensor((*special.end_ids, *turn_end))
-        confidence = confidence.masked_fill(torch.isin(tokens.cpu(), ends), -torch.inf)
+        confidence = confidence.masked_fill(torch.isin(tokens, ends), -torch.inf)
     counts = how_many(confidence, valid, least, decoding)
     windows.write(rows, columns, tokens, highest(confidence, valid, counts))

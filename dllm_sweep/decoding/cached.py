@@ -29,13 +29,14 @@ class CachedBlock:
     def __init__(self, windows: Windows, first: int, last: int) -> None:
         self.windows, self.first = windows, first
         self.end = last if windows.decoding.cache == "dual" else windows.length
-        self.cache, self.rows = KeyValueCache(), list[int]()
+        self.cache = KeyValueCache()
+        self.rows: Sequence[int] = ()
 
     def predict(self, rows: Sequence[int], columns: Tensor) -> Tensor:
         """Predict columns of rows; later calls may leave rows out, never add them.
 
         Returns:
-            (B, W, V) float64 on the model's device.
+            (B, W, V) in the model's dtype.
         """
         start, end = (self.first, self.end) if self.rows else (0, self.windows.length)
         self.rows = _select(self.cache, self.rows or rows, rows, self.windows)
@@ -67,7 +68,7 @@ class FinishedBlocks:
         Rows that have nothing to write in this block go along, so that their keys are kept.
 
         Returns:
-            (B, W, V) float64 on the model's device.
+            (B, W, V) in the model's dtype.
         """
         present = [row for row in self.rows if not self.windows.is_done(row)]
         self.rows = _select(self.cache, self.rows, present, self.windows)
@@ -102,11 +103,10 @@ def _ask(
 ) -> Tensor:
     """Run the columns [start, end) of rows; give the logits at `columns`."""
     device, shown = windows.model.device, windows.shown[list(rows)]
-    logits = windows.model.logits_cached(
+    return windows.model.logits_cached(
         windows.ids[list(rows), start:end].to(device),
         columns.to(device),
         None if bool(shown.all()) else shown.to(device),
         cache=cache,
         start=start,
     )
-    return windows.allowed(logits.double())

@@ -164,7 +164,7 @@ class _Job:
         check_decoding(decoding, block_size=model.block_size)
         self.model, self.prompts, self.decoding = model, prompts, decoding
         self.seeds = range(len(prompts)) if seeds is None else seeds
-        self.options = {"stop": stop, "plain": plain, "on_step": on_step}
+        self.stop, self.plain, self.on_step = stop, plain, on_step
         if len(self.seeds) != len(prompts):
             raise InputError(
                 f"{len(self.seeds)} seeds for {len(prompts)} prompts: give one each, or none"
@@ -178,7 +178,7 @@ class _Job:
         """Decode batch by batch."""
         answers: dict[int, Generation] = {}
         lengths = [len(row) + size for row, size in zip(self.prompts, self.widths, strict=True)]
-        reads = lengths if self.options["plain"] else [self._reads()] * len(lengths)
+        reads = lengths if self.plain else [self._reads()] * len(lengths)
         for rows in batches(self.model, lengths, batch_size, reads):
             answers.update(zip(rows, self._write(rows), strict=True))
             if progress is not None:
@@ -193,7 +193,9 @@ class _Job:
             [self.widths[row] for row in rows],
             self.decoding,
             [torch.Generator().manual_seed(self.seeds[row]) for row in rows],
-            **self.options,
+            stop=self.stop,
+            plain=self.plain,
+            on_step=self.on_step,
         )
         rule = plugins.load(ALGORITHM, self.decoding.algorithm)
         _SAMPLERS[self.decoding.sampler](windows, rule)

@@ -7,7 +7,7 @@ Everything but the model's predictions lies on the CPU.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -18,7 +18,11 @@ from dllm_sweep.decoding.draws import Draws
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.spec import DecodingSpec
 
+Choice = Callable[[Tensor, Draws], tuple[Tensor, ...]]
+
 _CPU = torch.device("cpu")
+_WIDE = 2**27
+"""Logits that are turned into float64 at once; every copy of them takes a gibibyte."""
 
 
 class Windows:
@@ -93,23 +97,43 @@ class Windows:
         """Ask the model about columns (B, W) of rows.
 
         Returns:
-            (B, W, V) float64 on the model's device, guidance and forbidden tokens included.
+            (B, W, V) in the model's dtype, float32 with guidance.
         """
         ids, scale = self.ids[list(rows)], self.decoding.cfg_scale
         logits = self._ask(ids, rows, columns)
         if scale:
             hidden = ids.masked_fill(~self._inside[list(rows)], self.model.special.mask_id)
-            without = self._ask(hidden, rows, columns)
-            logits = without + (scale + 1) * (logits - without)
+            without = self._ask(hidden, rows, columns).float()
+            logits = without + (scale + 1) * (logits.float() - without)
         for row in rows:
             self.count(row, 0, self.length, calls=2 if scale else 1)
-        return self.allowed(logits)
+        return logits
 
-    def allowed(self, logits: Tensor) -> Tensor:
-        """Take forbidden tokens out of logits (B, W, V), in place."""
+    def choose(
+        self, rows: Sequence[int], columns: Tensor, logits: Tensor, rule: Choice
+    ) -> tuple[Tensor, ...]:
+        """Apply a rule to logits (B, W, V) at columns of rows, in parts that bound the memory.
+
+        Forbidden tokens are taken out before.
+
+        Args:
+            rows: The rows.
+            columns: (B, W), where the logits are.
+            logits: In any dtype; changed in place.
+            rule: Given float64 logits of some rows and their random numbers, gives tensors
+                (rows, W).
+
+        Returns:
+            What the rule gives, of all rows, on the CPU.
+        """
         if self.decoding.forbid_end:
             logits[..., list(self.model.special.end_ids)] = -torch.inf
-        return logits
+        size = max(1, _WIDE // logits[0].numel())
+        parts = [slice(start, start + size) for start in range(0, len(rows), size)]
+        chosen = [
+            rule(logits[part].double(), self.draws(rows[part], columns[part])) for part in parts
+        ]
+        return tuple(torch.cat(some).cpu() for some in zip(*chosen, strict=True))
 
     def count(self, row: int, start: int, end: int, *, calls: int = 1) -> None:
         """Note a step of a row, with so many calls on its columns [start, end)."""
@@ -155,11 +179,11 @@ class Windows:
         if self.plain:
             logits = self.model.logits(ids.to(device), _mask(shown, device))
             index = columns[..., None].expand(-1, -1, logits.shape[-1]).to(device)
-            return logits.gather(1, index).double()
+            return logits.gather(1, index)
         # Padding that only rows needed which have left the batch is not computed any more.
         first = int((shown.sum(0) == 0).sum())
         places, mask = (columns - first).to(device), _mask(shown[:, first:], device)
-        return self.model.logits_at(ids[:, first:].to(device), places, mask).double()
+        return self.model.logits_at(ids[:, first:].to(device), places, mask)
 
     def _window(self, row: int) -> list[int]:
         window: list[int] = self.ids[row, self.starts[row] :].tolist()
