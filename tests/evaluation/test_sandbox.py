@@ -75,6 +75,37 @@ def test_processes_sockets_signals_and_foreign_code_are_refused(program):
     assert not run_program(program).ok
 
 
+@pytest.mark.parametrize(
+    "program",
+    [
+        "from multiprocessing import util; util.spawnv_passfds(b'/bin/true', [b'true'], ())",
+        "import _socket; _socket.socket(_socket.AF_INET, _socket.SOCK_STREAM)",
+        "import _socket; _socket.getaddrinfo('localhost', 80)",
+        "import asyncio; asyncio.run(asyncio.sleep(0))",
+        "from _ctypes import dlopen",
+    ],
+)
+def test_ways_around_the_interpreters_hook_are_shut_too(program):
+    assert run_program(program).reason.startswith(("PermissionError", "ImportError"))
+
+
+def test_threads_work():
+    program = "import threading\nt = threading.Thread(target=print)\nt.start()\nt.join()"
+    assert run_program(program).ok
+
+
+@pytest.mark.parametrize("make", ["open(str(n), 'w').close()", "os.mkdir(str(n))"])
+def test_a_disk_cannot_be_filled_with_many_files_or_folders(make):
+    program = f"import os\nfor n in range({{count}}): {make}"
+    assert run_program(program.format(count=50)).ok
+    assert "no more than 200" in run_program(program.format(count=300)).reason
+
+
+def test_a_program_is_no_main_module():
+    """As in the published runners: what stands behind `if __name__ == "__main__"` is not run."""
+    assert run_tests("if __name__ == '__main__': raise SystemExit", "assert True")
+
+
 def test_files_outside_its_folder_cannot_be_written_changed_or_removed(tmp_path):
     kept = tmp_path / "kept"
     kept.write_text("as it was")
