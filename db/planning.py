@@ -18,7 +18,7 @@ from dllm_sweep.db.schema import ProtocolRow, Sweep, Trial
 from dllm_sweep.db.transitions import Actor, check
 from dllm_sweep.errors import StoreError
 from dllm_sweep.records import PlannedTrial, PlannedUnit, TrialState
-from dllm_sweep.spec import Unit, canonical, to_json
+from dllm_sweep.spec import Unit, to_json, with_places
 
 _UNIT_COLUMNS = (
     "trial_id",
@@ -178,7 +178,7 @@ def _trial_row(key: str, trial: PlannedTrial, origin: reuse.Origin | None) -> di
     return {
         "trial_key": key,
         "label": trial.label,
-        "spec": canonical(spec),
+        "spec": with_places(spec),
         "model": str(spec.model),
         "model_digest": spec.model.digest,
         "method": spec.method,

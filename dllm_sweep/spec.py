@@ -36,6 +36,7 @@ PLACE = {"place": True}
 A digest beside it says what."""
 
 _TEXT = "_canonical_text"
+_PLACED_TEXT = "_canonical_text_with_places"
 _encode = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False).encode
 _SCHEME = re.compile(
     r"w(?P<w>\d+)a(?P<a>\d+)(?:-kv(?P<kv>\d+))?(?:-g(?P<g>\d+))?(?:-(?P<sym>sym|asym))?(?P<qkv>-qkv)?"
@@ -380,29 +381,42 @@ def sha256_of(value: JsonValue) -> str:
 
 def canonical(value: object) -> str:
     """The canonical JSON text of a spec: what its key is the SHA-256 of."""
+    return _text(value, _TEXT)
+
+
+def with_places(value: object) -> str:
+    """The canonical JSON text of a spec with the places in it: what is stored of a trial."""
+    return _text(value, _PLACED_TEXT)
+
+
+def _text(value: object, kind: str) -> str:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         # Specs are frozen and shared by many trials: each is written out once.
-        kept: str | None = value.__dict__.get(_TEXT)
+        kept: str | None = value.__dict__.get(kind)
         if kept is None:
-            fields = _sorted_fields(type(value))
-            shown = ((one.name, getattr(value, one.name), one) for one in fields)
-            parts = (
-                f'"{name}":{canonical(part)}' for name, part, one in shown if _is_said(one, part)
+            shown = (
+                (one.name, getattr(value, one.name), one) for one in _sorted_fields(type(value))
             )
-            kept = value.__dict__[_TEXT] = "{" + ",".join(parts) + "}"
+            parts = (
+                f'"{name}":{_text(part, kind)}'
+                for name, part, one in shown
+                if _is_said(one, part, kind)
+            )
+            kept = value.__dict__[kind] = "{" + ",".join(parts) + "}"
         return kept
     if isinstance(value, tuple) and value and dataclasses.is_dataclass(value[0]):
-        return "[" + ",".join(canonical(item) for item in value) + "]"
+        return "[" + ",".join(_text(item, kind) for item in value) + "]"
     return _encode(value)
 
 
 @cache
 def _sorted_fields(kind: Any) -> tuple[dataclasses.Field[Any], ...]:
-    said = (one for one in dataclasses.fields(kind) if "place" not in one.metadata)
-    return tuple(sorted(said, key=lambda one: one.name))
+    return tuple(sorted(dataclasses.fields(kind), key=lambda one: one.name))
 
 
-def _is_said(one: dataclasses.Field[Any], value: object) -> bool:
+def _is_said(one: dataclasses.Field[Any], value: object, kind: str) -> bool:
+    if "place" in one.metadata:
+        return kind == _PLACED_TEXT and value != one.default
     return "later" not in one.metadata or value != one.default
 
 

@@ -1,3 +1,4 @@
+import json
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from dllm_sweep.spec import (
     canonical,
     from_json,
     to_json,
+    with_places,
 )
 
 bits = st.sampled_from([*range(2, 9), 16])
@@ -95,3 +97,11 @@ def test_where_data_lies_is_no_part_of_a_key():
         for folder in ("/here", "/there")
     )
     assert here.key == there.key
+
+
+@given(trials, st.none() | texts)
+def test_what_is_stored_of_a_trial_has_all_that_a_worker_needs(trial, folder):
+    tasks = tuple(replace(task, data=folder) for task in trial.protocol.tasks)
+    placed = replace(trial, protocol=replace(trial.protocol, tasks=tasks))
+    assert from_json(TrialSpec, json.loads(with_places(placed))) == placed
+    assert placed.key == trial.key
