@@ -133,10 +133,10 @@ def _write_step(
 
     def choose(logits: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         greedy = decoding.temperature == 0
-        tokens = logits.argmax(-1) if greedy else draws.tokens(logits, decoding.temperature)
+        tokens = logits.argmax(-1) if greedy else draws.gumbel_tokens(logits, decoding.temperature)
         return tokens, rule.confidence(logits, tokens, draws)
 
-    tokens, confidence = windows.choose(rows, columns, predict(rows, columns), choose)
+    tokens, confidence = windows.choose(rows, columns, valid, predict(rows, columns), choose)
     if decoding.defer_end:
         special = windows.model.special
         turn_end = () if special.turn_end_id is None else (special.turn_end_id,)

@@ -1,8 +1,8 @@
 """Random numbers of a step: each row's own, on the CPU, in the order of the authors' samplers.
 
-Numbers are drawn for the whole sequence of a row, prompt included, and those of the masked
-positions are used. So a row's numbers depend on its seed and its length alone, and the tokens of a
-single prompt are those that the authors' code writes on a CPU with the same seed.
+What is drawn depends on the row's seed, its length and its masks alone, never on the other rows of
+a batch, and the tokens of a small model behind a single prompt are those that the authors' code
+writes on a CPU with the same seed.
 """
 
 from __future__ import annotations
@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-MOST_NOISE = 2**24
-"""Gumbel noise that is drawn for one row in one step. The authors draw length x vocabulary numbers;
-at the size of LLaDA-8B that takes twenty times as long as the model itself."""
+MOST_NOISE = 2**22
+"""Length x vocabulary of the rows whose tokens are drawn with a random number for each token of the
+vocabulary, as the authors do. At the size of LLaDA-8B that would take twenty times as long as the
+model itself; there, tokens are drawn from the same distribution with one number a position."""
 
 
 class Draws:
@@ -24,45 +25,73 @@ class Draws:
         generators: One for each row, on the CPU.
         lengths: Tokens of each row, padding not counted.
         places: (B, W) int64 on the CPU, positions within the row's own sequence.
+        counts: How many of its places each row really has; those behind them are fillers.
     """
 
     def __init__(
-        self, generators: Sequence[torch.Generator], lengths: Sequence[int], places: Tensor
+        self,
+        generators: Sequence[torch.Generator],
+        lengths: Sequence[int],
+        places: Tensor,
+        counts: Sequence[int],
     ) -> None:
-        self.generators, self.lengths, self.places = generators, lengths, places
+        self.generators, self.lengths = generators, lengths
+        self.places, self.counts = places, counts
 
-    def uniform(self, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Numbers from [0, 1), (B, W) of type `dtype`."""
-        return self._picked(lambda size, one: torch.rand(size, generator=one, dtype=dtype))
+    def uniform(self) -> Tensor:
+        """Numbers from [0, 1), (B, W) float32."""
+        return self._picked(lambda size, one: torch.rand(size, generator=one))
 
     def exponential(self) -> Tensor:
         """Exponential numbers of mean 1, (B, W) float32."""
         return self._picked(lambda size, one: torch.empty(size).exponential_(generator=one))
 
-    def tokens(self, logits: Tensor, temperature: float) -> Tensor:
-        """Draw tokens from softmax(logits / temperature), (B, W) int64 from (B, W, V) float64.
+    def gumbel_tokens(self, logits: Tensor, temperature: float) -> Tensor:
+        """Draw tokens from softmax(logits / temperature) as LLaDA does.
 
-        As LLaDA does, by the highest of logits with Gumbel noise, where that takes no more than
-        `MOST_NOISE` numbers; else from the same distribution with one number a position.
+        Its way is the highest of logits with Gumbel noise in float64 over the whole sequence: the
+        tails of float32 noise would change what is sampled.
+
+        Args:
+            logits: (B, W, V) float64.
+            temperature: Above 0.
+
+        Returns:
+            (B, W) int64.
         """
+
+        def highest(row: int, one: Tensor) -> Tensor:
+            shape, generator = (self.lengths[row], one.shape[-1]), self.generators[row]
+            uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
+            noise = -torch.log(-torch.log(uniform[self.places[row]].to(one.device)))
+            return (one + temperature * noise).argmax(-1)
+
+        return self._tokens(logits, temperature, highest)
+
+    def categorical_tokens(self, logits: Tensor) -> Tensor:
+        """Draw tokens from softmax(logits) as Dream does, (B, W) int64 from (B, W, V) float64.
+
+        Its way is torch.multinomial over the masked positions: the highest of probabilities
+        divided by exponential noise in float32.
+        """
+
+        def highest(row: int, one: Tensor) -> Tensor:
+            noise = torch.ones(one.shape, dtype=torch.float32)
+            noise[: self.counts[row]].exponential_(generator=self.generators[row])
+            return (one.softmax(-1) / noise.to(one.device)).argmax(-1)
+
+        return self._tokens(logits, 1.0, highest)
+
+    def _tokens(
+        self, logits: Tensor, temperature: float, highest: Callable[[int, Tensor], Tensor]
+    ) -> Tensor:
         rows = [
-            self._with_noise(row, logits[row], temperature)
+            highest(row, logits[row])
             if length * logits.shape[-1] <= MOST_NOISE
             else self._by_cumulation(row, logits[row] / temperature)
             for row, length in enumerate(self.lengths)
         ]
         return torch.stack(rows)
-
-    def tokens_by_cumulation(self, logits: Tensor) -> Tensor:
-        """Draw tokens from softmax(logits), (B, W) int64, with one number a position."""
-        return torch.stack([self._by_cumulation(row, one) for row, one in enumerate(logits)])
-
-    def _with_noise(self, row: int, logits: Tensor, temperature: float) -> Tensor:
-        # Gumbel-max needs float64: the tails of float32 noise change what is sampled.
-        shape = (self.lengths[row], logits.shape[-1])
-        uniform = torch.rand(shape, generator=self.generators[row], dtype=torch.float64)
-        noise = -torch.log(-torch.log(uniform[self.places[row]].to(logits.device)))
-        return (logits + temperature * noise).argmax(-1)
 
     def _by_cumulation(self, row: int, logits: Tensor) -> Tensor:
         size, generator = self.lengths[row], self.generators[row]

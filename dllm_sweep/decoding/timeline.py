@@ -14,7 +14,7 @@ from torch import Tensor
 from dllm_sweep.decoding.base import BlindAlgorithm, DecodingAlgorithm
 from dllm_sweep.decoding.blockwise import highest
 from dllm_sweep.decoding.draws import Draws
-from dllm_sweep.decoding.window import Windows
+from dllm_sweep.decoding.window import Windows, compact
 from dllm_sweep.spec import DecodingSpec
 
 EPSILON = 1e-3
@@ -80,8 +80,10 @@ def _write_blind_step(windows: Windows, rule: BlindAlgorithm, share: Tensor) -> 
         chosen[number, :masked] = rule.picks(masked, share, windows.generators[row])
     rows, (columns, chosen) = _moving(windows, rows, chosen.any(1), columns, chosen)
     if rows:
-        (tokens,) = _choose(windows, rows, columns, None)
-        windows.write(rows, columns, tokens, chosen)
+        order, valid = compact(chosen)
+        columns = columns.gather(1, order).masked_fill(~valid, windows.length - 1)
+        (tokens,) = _choose(windows, rows, columns, valid, None)
+        windows.write(rows, columns, tokens, valid)
 
 
 def _write_ranked_step(windows: Windows, rule: DecodingAlgorithm, share: Tensor) -> None:
@@ -93,12 +95,12 @@ def _write_ranked_step(windows: Windows, rule: DecodingAlgorithm, share: Tensor)
     rows, (columns, valid, counts) = _moving(windows, rows, counts > 0, columns, valid, counts)
     if not rows:
         return
-    tokens, confidence = _choose(windows, rows, columns, rule)
+    tokens, confidence = _choose(windows, rows, columns, valid, rule)
     temperature = windows.decoding.algorithm_temperature
     if temperature > 0:
         # Drawing n without replacement from softmax(c / temperature), as torch.multinomial does:
         # the n highest of probability / exponential noise, here in logarithms.
-        noise = windows.draws(rows, columns).exponential().double()
+        noise = windows.draws(rows, columns, valid).exponential().double()
         confidence = confidence / temperature - noise.log()
     windows.write(rows, columns, tokens, highest(confidence, valid, counts))
 
@@ -117,24 +119,28 @@ def _write_above_threshold(windows: Windows, rule: DecodingAlgorithm, threshold:
             return
         columns, valid = windows.columns(rows, 0, windows.length)
         due = size // steps * min(step + 1, steps) - (size - valid.sum(1))
-        tokens, confidence = _choose(windows, rows, columns, rule)
+        tokens, confidence = _choose(windows, rows, columns, valid, rule)
         sure = (confidence >= threshold) & valid
         counts = torch.minimum(due, sure.sum(1)).clamp(min=1)
         windows.write(rows, columns, tokens, highest(confidence, valid, counts))
 
 
 def _choose(
-    windows: Windows, rows: Sequence[int], columns: Tensor, rule: DecodingAlgorithm | None
+    windows: Windows,
+    rows: Sequence[int],
+    columns: Tensor,
+    valid: Tensor,
+    rule: DecodingAlgorithm | None,
 ) -> tuple[Tensor, ...]:
     """Choose tokens for columns (B, W) of rows; with a rule, give their confidences, too."""
 
     def choose(logits: Tensor, draws: Draws) -> tuple[Tensor, ...]:
         logits = filtered(logits, windows.decoding)
         greedy = windows.decoding.temperature == 0
-        tokens = logits.argmax(-1) if greedy else draws.tokens_by_cumulation(logits)
+        tokens = logits.argmax(-1) if greedy else draws.categorical_tokens(logits)
         return (tokens,) if rule is None else (tokens, rule.confidence(logits, tokens, draws))
 
-    return windows.choose(rows, columns, windows.predict(rows, columns), choose)
+    return windows.choose(rows, columns, valid, windows.predict(rows, columns), choose)
 
 
 def _moving(

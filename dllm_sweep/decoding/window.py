@@ -81,17 +81,15 @@ class Windows:
             Columns (B, W) int64 and (B, W) bool, False where a row has fewer masks than another:
             the column there is the last one.
         """
-        masked = self._masked[list(rows), first:last]
-        width = int(masked.sum(1).max())
-        order = masked.int().argsort(dim=1, descending=True, stable=True)[:, :width]
-        valid = masked.gather(1, order)
+        order, valid = compact(self._masked[list(rows), first:last])
         return (order + first).masked_fill(~valid, last - 1), valid
 
-    def draws(self, rows: Sequence[int], columns: Tensor) -> Draws:
+    def draws(self, rows: Sequence[int], columns: Tensor, valid: Tensor) -> Draws:
         """Random numbers for columns (B, W) of rows, in this step."""
         lengths = [self.lengths[row] for row in rows]
-        padding = self.length - torch.tensor(lengths)
-        return Draws([self.generators[row] for row in rows], lengths, columns - padding[:, None])
+        places = columns - (self.length - torch.tensor(lengths))[:, None]
+        generators = [self.generators[row] for row in rows]
+        return Draws(generators, lengths, places, valid.sum(1).tolist())
 
     def predict(self, rows: Sequence[int], columns: Tensor) -> Tensor:
         """Ask the model about columns (B, W) of rows.
@@ -110,16 +108,15 @@ class Windows:
         return logits
 
     def choose(
-        self, rows: Sequence[int], columns: Tensor, logits: Tensor, rule: Choice
+        self, rows: Sequence[int], columns: Tensor, valid: Tensor, logits: Tensor, rule: Choice
     ) -> tuple[Tensor, ...]:
-        """Apply a rule to logits (B, W, V) at columns of rows, in parts that bound the memory.
-
-        Forbidden tokens are taken out before.
+        """Apply a rule to logits, in parts that bound the memory; without forbidden tokens.
 
         Args:
             rows: The rows.
             columns: (B, W), where the logits are.
-            logits: In any dtype; changed in place.
+            valid: (B, W) bool, False for fillers.
+            logits: (B, W, V) in any dtype; changed in place.
             rule: Given float64 logits of some rows and their random numbers, gives tensors
                 (rows, W).
 
@@ -129,11 +126,12 @@ class Windows:
         if self.decoding.forbid_end:
             logits[..., list(self.model.special.end_ids)] = -torch.inf
         size = max(1, _WIDE // logits[0].numel())
-        parts = [slice(start, start + size) for start in range(0, len(rows), size)]
-        chosen = [
-            rule(logits[part].double(), self.draws(rows[part], columns[part])) for part in parts
-        ]
-        return tuple(torch.cat(some).cpu() for some in zip(*chosen, strict=True))
+        parts = []
+        for start in range(0, len(rows), size):
+            part = slice(start, start + size)
+            draws = self.draws(rows[part], columns[part], valid[part])
+            parts.append(rule(logits[part].double(), draws))
+        return tuple(torch.cat(some).cpu() for some in zip(*parts, strict=True))
 
     def count(self, row: int, start: int, end: int, *, calls: int = 1) -> None:
         """Note a step of a row, with so many calls on its columns [start, end)."""
@@ -202,6 +200,18 @@ class Windows:
         self._fronts[row] = len(front)
         ended = any(one in self.model.special.end_ids for one in front)
         return ended or (self._stop is not None and self._stop(front))
+
+
+def compact(chosen: Tensor) -> tuple[Tensor, Tensor]:
+    """Where each row of `chosen` (B, N) is True, from the left.
+
+    Returns:
+        Indices (B, W) int64, W being the most of any row, and (B, W) bool, False behind a row's
+        own.
+    """
+    width = int(chosen.sum(1).max())
+    order = chosen.int().argsort(dim=1, descending=True, stable=True)[:, :width]
+    return order, chosen.gather(1, order)
 
 
 def _mask(shown: Tensor, device: torch.device) -> Tensor | None:

@@ -20,7 +20,8 @@ def generator(seed):
 
 def draws(*seeds):
     places = torch.arange(5).repeat(len(seeds), 1)
-    return Draws([generator(seed) for seed in seeds], [5] * len(seeds), places)
+    generators, counts = [generator(seed) for seed in seeds], [5] * len(seeds)
+    return Draws(generators, counts, places, counts)
 
 
 def logits_and_tokens(*shape):

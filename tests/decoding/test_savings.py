@@ -3,6 +3,7 @@
 import pytest
 
 from dllm_sweep import generate, load_model
+from dllm_sweep.decoding import window
 from dllm_sweep.decoding.sampler import sample
 from dllm_sweep.spec import DecodingSpec
 
@@ -83,6 +84,13 @@ def test_answers_know_what_they_took(trained, prompts):
 def test_what_an_answer_took_does_not_depend_on_the_batch(trained, prompts):
     decoding = DecodingSpec(gen_length=16, steps=8, block_length=8)
     assert sample(trained, prompts, decoding, batch_size=1) == sample(trained, prompts, decoding)
+
+
+def test_logits_in_small_parts_give_the_same_answers(trained, prompts, monkeypatch):
+    decoding = DecodingSpec(gen_length=8, steps=4, block_length=8, temperature=0.3)
+    whole = sample(trained, prompts, decoding)
+    monkeypatch.setattr(window, "_WIDE", 1)
+    assert sample(trained, prompts, decoding) == whole
 
 
 def test_prompts_may_hold_mask_tokens(trained, prompts):
