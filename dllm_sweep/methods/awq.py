@@ -267,5 +267,10 @@ def _weights_replaced(linears: Sequence[nn.Module], weights: Sequence[Tensor]) -
 
 
 def _subsample(tokens: Sequence[Tensor], count: int) -> Tensor:
-    whole = torch.cat(list(tokens))
-    return whole[:: max(1, len(whole) // count)]
+    """Give every k-th token (T, n) of all, k the whole number that leaves at least `count`."""
+    stride = max(1, sum(len(part) for part in tokens) // count)
+    kept, before = [], 0
+    for part in tokens:
+        kept.append(part[-before % stride :: stride])
+        before += len(part)
+    return torch.cat(kept)

@@ -99,13 +99,18 @@ def rotate_values(model: DiffusionModel, index: int) -> None:
 @contextmanager
 def in_float64(module: nn.Module) -> Iterator[None]:
     """Hold a module's parameters in float64 meanwhile, so that they are rounded only once."""
-    dtypes = {name: parameter.dtype for name, parameter in module.named_parameters()}
+    dtypes = {name: tensor.dtype for name, tensor in _tensors(module)}
     module.double()
     try:
         yield
     finally:
-        for name, parameter in module.named_parameters():
-            parameter.data = parameter.data.to(dtypes[name])
+        for name, tensor in _tensors(module):
+            tensor.data = tensor.data.to(dtypes[name])
+
+
+def _tensors(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    yield from module.named_parameters()
+    yield from module.named_buffers()
 
 
 def _rotate_block(model: DiffusionModel, index: int, transform: InputTransform) -> None:

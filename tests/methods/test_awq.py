@@ -180,6 +180,13 @@ def test_the_searched_loss_is_never_above_that_of_rounding(make_small_llada, mak
     assert error.with_weights(linears, [one.weight for one in linears]) == 0
 
 
+def test_the_clip_search_sees_evenly_spaced_tokens_however_batches_are_cut():
+    tokens = torch.arange(1024.0)[:, None]
+    for parts in ([tokens], tokens.split(100), tokens.split(7)):
+        assert torch.equal(awq._subsample(list(parts), 512), tokens[::2])
+    assert torch.equal(awq._subsample([tokens[:10]], 512), tokens[:10])
+
+
 def test_padding_has_no_say(make_small_llada, make_batches):
     first, second = make_small_llada(), make_small_llada()
     batches = make_batches(padding=6)
