@@ -133,6 +133,19 @@ def baseline_of(store: SqlStore, detail: TrialDetail) -> TrialDetail | None:
     return next((one for one in found if one.spec.model == detail.spec.model), None)
 
 
+def baseline_answers(
+    store: SqlStore, detail: TrialDetail, task: str, places: Places
+) -> tuple[tuple[Sample, ...], str]:
+    """Full precision's answers to a trial's task, and why there are none, if so."""
+    baseline = baseline_of(store, detail)
+    if baseline is None:
+        return (), ""
+    try:
+        return read_answers(baseline, task, places), ""
+    except InputError as error:
+        return (), str(error)
+
+
 def measured(detail: TrialDetail) -> tuple[str, ...]:
     """The tasks of a trial whose units are all done."""
     waiting = {unit["task"] for unit in detail.units.dicts() if unit["state"] != "DONE"}

@@ -37,7 +37,7 @@ def samples_command(
     its score changed, or has another answer with the same score. JSON and CSV have whole texts,
     digests and what each item took.
     """
-    from dllm_sweep.answers import Places, baseline_of, read_answers, task_of
+    from dllm_sweep.answers import Places, baseline_answers, read_answers, task_of
     from dllm_sweep.errors import InputError
     from dllm_sweep.reports.samples import pair_up, render_one, render_samples, summary
 
@@ -45,25 +45,20 @@ def samples_command(
         detail = opened.trial_detail(trial, sweep)
         places, name = Places.of(opened, store, files), task_of(detail, task)
         own = read_answers(detail, name, places)
-        full, why = (), ""
-        baseline = baseline_of(opened, detail)
-        if baseline is not None:
-            try:
-                full = read_answers(baseline, name, places)
-            except InputError as error:
-                why = f"; full precision: {error}"
+        full, why = baseline_answers(opened, detail, name, places)
     pairs = pair_up(own, full)
-    note = f"{summary(pairs)}{why}"
-    if doc is not None:
-        pairs = tuple(pair for pair in pairs if pair.own.doc_id == doc)
-        if not pairs:
-            raise InputError(f"task {name!r} has no item {doc} here")
     chosen = [
-        pair for pair in pairs if (pair.change or not changed) and (pair.is_wrong or not wrong)
+        pair
+        for pair in pairs
+        if doc in (None, pair.own.doc_id)
+        and (pair.change or not changed)
+        and (pair.is_wrong or not wrong)
     ][:limit]
+    if doc is not None and not chosen:
+        raise InputError(f"task {name!r} has no such item {doc}")
     if doc is not None and form == "table":
         click.echo("\n".join(map(render_one, chosen)), nl=False)
         return
     click.echo(render_samples(chosen, form), nl=False)
     if form == "table":
-        click.echo(f"\n{note}")
+        click.echo(f"\n{summary(pairs)}{why and f'; full precision: {why}'}")

@@ -82,7 +82,8 @@ class Replay(LM):
         values = self._sample(request).log_likelihoods
         if request.idx >= len(values):
             raise _missing(request)
-        return values[request.idx]
+        value: float = values[request.idx]
+        return value
 
     def _sample(self, request: Instance) -> Sample:
         sample = self._known.get((request.task_name or "", request.doc_id or 0))

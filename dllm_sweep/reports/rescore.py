@@ -8,6 +8,10 @@ from dllm_sweep.reports.listing import Listing
 from dllm_sweep.rescoring import Rescored
 
 _KEY_DIGITS = 12
+_FULL = (
+    *("sweep", "trial_key", "trial", "task", "metric", "stored", "rescored", "difference"),
+    *("stored_n", "n", "items_changed", "differs", "note"),
+)
 
 
 def rescored_listing(rows: Sequence[Rescored], *, full: bool) -> Listing:
@@ -17,14 +21,10 @@ def rescored_listing(rows: Sequence[Rescored], *, full: bool) -> Listing:
         rows: The metrics.
         full: Whether for programs: whole keys and all columns.
     """
-    if not full:
-        columns = ("trial", "key", "task", "metric", "stored", "now", "difference", "items", "note")
-        return Listing(columns, tuple(_short(row) for row in rows))
-    columns = (
-        *("sweep", "trial_key", "trial", "task", "metric", "stored", "rescored", "difference"),
-        *("stored_n", "n", "items_changed", "differs", "note"),
-    )
-    return Listing(columns, tuple(tuple(getattr(row, name) for name in columns) for row in rows))
+    if full:
+        return Listing(_FULL, tuple(tuple(getattr(row, name) for name in _FULL) for row in rows))
+    columns = ("trial", "key", "task", "metric", "stored", "now", "difference", "items", "note")
+    return Listing(columns, tuple(_short(row) for row in rows))
 
 
 def rescored_note(rows: Sequence[Rescored]) -> str:
