@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from dllm_sweep.errors import InputError
+from dllm_sweep.errors import CheckpointError, InputError
 from dllm_sweep.models.base import DiffusionModel
 
 _TOKENS = {"cpu": 2**12, "cuda": 2**15}
@@ -38,6 +38,22 @@ def check_length(model: DiffusionModel, length: int, what: str) -> None:
         raise InputError(
             f"{what}: {length} tokens are more than the model's {model.max_length}; shorten it"
         )
+
+
+def begin_of_text(model: DiffusionModel) -> list[int]:
+    """Give the token that stands before every text of the model's family; [] where none does.
+
+    Raises:
+        CheckpointError: If the family has one and the checkpoint's tokenizer does not name it.
+    """
+    if not model.family.starts_with_bos:
+        return []
+    if model.special.bos_id is None:
+        raise CheckpointError(
+            f"model {model.name!r}: texts of the family {model.family.name!r} begin with"
+            " begin-of-text, and the checkpoint has no tokenizer that names it"
+        )
+    return [model.special.bos_id]
 
 
 def batches(

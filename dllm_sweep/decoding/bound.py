@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from dllm_sweep.decoding.base import ItemsCallback
+from dllm_sweep.decoding.batching import begin_of_text
 from dllm_sweep.decoding.likelihood import Estimation, Scored, score_pairs
 from dllm_sweep.errors import InputError
 from dllm_sweep.models.base import DiffusionModel
@@ -71,9 +72,10 @@ def nll_bound(
         progress: Called with (windows done, windows in all), now and then.
 
     Raises:
+        CheckpointError: If the family's texts begin with a token that the tokenizer does not name.
         InputError: If `draws` is less than 1, or a window or a token does not fit the model.
     """
-    front = [model.special.bos_id] if model.family.starts_with_bos else []
+    front = begin_of_text(model)
     size = (model.max_length if window is None else window) - len(front)
     if size < 1 or size + len(front) > model.max_length:
         raise InputError(

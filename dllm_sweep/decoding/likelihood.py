@@ -161,7 +161,7 @@ def _score(
     shared: dict[tuple[str, int, tuple[int, ...]], list[Term]] = {}
     for number in numbers:
         context, answer = pairs[number]
-        for mask, coefficient in _masks(pairs[number], names[number], how).items():
+        for mask, coefficient in _masks(pairs[number], names[number], how):
             shown, term = _hide(number, context, answer, mask, coefficient, model.special.mask_id)
             # Choices of one item look alike once they are hidden. Rows of other items are not
             # shared, so that what an item takes does not depend on how a task is cut.
@@ -185,25 +185,25 @@ def _score_plainly(
     found: dict[int, Scored] = {}
     for number in numbers:
         context, answer = pairs[number]
-        options = {"draws": how.draws, "seed": how.seed, "item": names[number]}
-        places = _hidable(pairs[number], how.estimator)
         rows = []
-        for mask, coefficient in mask_draws(len(places), estimator=how.estimator, **options):
-            hidden = tuple(places[one] for one in mask)
-            shown, term = _hide(number, context, answer, hidden, coefficient, model.special.mask_id)
+        for mask, coefficient in _masks(pairs[number], names[number], how):
+            shown, term = _hide(number, context, answer, mask, coefficient, model.special.mask_id)
             rows.append(Row(ids=shown, context=len(context), terms=(term,)))
         sums = plain_sums(model, rows, how.cfg_scale, batch_size)
         found.update(_sum_up([number], rows, sums, how))
     return found
 
 
-def _masks(pair: Pair, name: str, how: Estimation) -> dict[Mask, float]:
-    """Masks of one answer by places in the answer."""
+def _masks(pair: Pair, name: str, how: Estimation) -> list[tuple[Mask, float]]:
+    """Masks of one answer by places in the answer, each with its coefficient."""
     places = _hidable(pair, how.estimator)
-    chosen = answer_masks(
-        len(places), draws=how.draws, seed=how.seed, item=name, estimator=how.estimator
-    )
-    return {tuple(places[one] for one in mask): coefficient for mask, coefficient in chosen.items()}
+    length, draws, seed = len(places), how.draws, how.seed
+    if how.plain:
+        chosen = mask_draws(length, draws=draws, seed=seed, item=name, estimator=how.estimator)
+    else:
+        masks = answer_masks(length, draws=draws, seed=seed, item=name, estimator=how.estimator)
+        chosen = list(masks.items())
+    return [(tuple(places[one] for one in mask), coefficient) for mask, coefficient in chosen]
 
 
 def _hidable(pair: Pair, estimator: str) -> range:

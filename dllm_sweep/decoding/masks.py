@@ -96,7 +96,8 @@ def expected_coefficient(count: int, length: int, estimator: str) -> float:
 
 
 def _are_few(length: int, draws: int) -> bool:
-    return 2**length - 1 <= draws
+    masks: int = 2**length - 1
+    return masks <= draws
 
 
 def _all_masks(length: int, estimator: str) -> dict[Mask, float]:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from dllm_sweep.decoding.base import StopRule
+from dllm_sweep.decoding.batching import begin_of_text
 from dllm_sweep.errors import CheckpointError, InputError
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.models.tokenizer import chat_text
@@ -22,7 +23,7 @@ class TaskText:
             special tokens already, and an answer then ends where its turn ends, too.
 
     Raises:
-        CheckpointError: If the model has no tokenizer.
+        CheckpointError: If the model has no tokenizer, or none that names its begin-of-text.
     """
 
     def __init__(self, model: DiffusionModel, *, chat: bool = False) -> None:
@@ -32,8 +33,7 @@ class TaskText:
         special = model.special
         turn_end = () if special.turn_end_id is None or not chat else (special.turn_end_id,)
         self._ends = {*special.end_ids, *turn_end}
-        starts = model.family.starts_with_bos and not chat
-        self._front = [special.bos_id] if starts else []
+        self._front = [] if chat else begin_of_text(model)
 
     def encode(self, text: str) -> list[int]:
         """Turn a prompt into token ids, with begin-of-text where the family has it, once."""

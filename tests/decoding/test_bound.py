@@ -1,5 +1,6 @@
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -7,8 +8,9 @@ import torch
 
 from dllm_sweep import load_model
 from dllm_sweep.decoding import nll_bound
-from dllm_sweep.errors import InputError
+from dllm_sweep.errors import CheckpointError, InputError
 
+DREAM = Path(__file__).parents[1] / "data" / "dream-random"
 TEXT = [5, 9, 17, 33]
 
 
@@ -36,7 +38,7 @@ def test_all_masks_of_a_tiny_text_give_the_bound_by_its_definition(model):
 
 
 def test_begin_of_text_stands_before_each_window_of_families_that_begin_with_it():
-    dream = load_model(str(Path(__file__).parents[1] / "data" / "dream-random"))
+    dream = load_model(str(DREAM))
     front = [dream.special.bos_id]
     (found,) = nll_bound(dream, [TEXT], window=3)
     expected = by_definition(dream, front, TEXT[:2]) + by_definition(dream, front, TEXT[2:])
@@ -75,3 +77,10 @@ def test_progress_counts_windows(model):
 def test_a_window_that_does_not_fit_is_refused(model, window):
     with pytest.raises(InputError, match=f"window {window} must leave room"):
         nll_bound(model, [TEXT], window=window)
+
+
+def test_a_begin_of_text_that_nobody_names_is_an_error():
+    dream = load_model(str(DREAM))
+    dream.special = replace(dream.special, bos_id=None)
+    with pytest.raises(CheckpointError, match="'dream' begin with begin-of-text"):
+        nll_bound(dream, [TEXT])
