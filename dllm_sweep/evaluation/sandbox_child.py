@@ -109,7 +109,7 @@ def filter_calls() -> bool:
     set_no_new_privileges, set_filter, by_program = 38, 22, 2
     if prctl(set_no_new_privileges, 1, 0, 0, 0):
         return False
-    return prctl(set_filter, by_program, ctypes.addressof(held), 0, 0) == 0
+    return bool(prctl(set_filter, by_program, ctypes.addressof(held), 0, 0) == 0)
 
 
 def _steps(machine: int, clone: int, refused: tuple[int, ...]) -> list[tuple[int, int, int, int]]:

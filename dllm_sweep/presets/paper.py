@@ -9,8 +9,8 @@ from the code that the authors published with it, or decided here, and docs/task
 - From the authors' later Dream scripts: entropy order, as many steps as new tokens; GSM8K by its
   flexible filter.
 - Decided here: HellaSwag and ARC-Challenge by `acc_norm`, which the published levels match; 128
-  draws for Dream on MMLU, which the paper did not run (Dream's estimator adds an end token, so one
-  draw is not exact); the settings of families that the paper did not run.
+  draws for Dream on MMLU, which the paper did not run (where the letter is one token, any number
+  gives the same exact value); the settings of families that the paper did not run.
 """
 
 from __future__ import annotations

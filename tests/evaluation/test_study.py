@@ -13,7 +13,7 @@ from dllm_sweep import presets
 from dllm_sweep.db.shards import merge
 from dllm_sweep.errors import InputError, UnknownName
 from dllm_sweep.evaluation.scoring import score_task
-from dllm_sweep.evaluation.tasks import FOLDER, definition, loading
+from dllm_sweep.evaluation.tasks import FOLDER, check_task_data, definition, loading
 from dllm_sweep.evaluation.tasks.code_metric import mbpp_examples
 from dllm_sweep.evaluation.tasks.facts import FACTS
 from dllm_sweep.spec import TaskSpec, Unit
@@ -74,6 +74,19 @@ def test_metrics_have_lm_evals_names_and_the_one_asked_for_comes_first(name, met
 def test_a_metric_that_a_task_does_not_have_is_refused():
     with pytest.raises(UnknownName, match="unknown metric of task 'piqa' 'f1'"):
         score_task(Oracle(), spec_of("piqa", limit=1, metric="f1"))
+
+
+@pytest.mark.parametrize(
+    ("name", "metric"), [("piqa", "f1"), ("gsm8k", "exact_match"), ("mmlu", "acc_norm")]
+)
+def test_such_a_metric_is_refused_before_anything_runs(name, metric):
+    with pytest.raises(UnknownName, match=f"unknown metric of task '{name}' '{metric}'"):
+        check_task_data(spec_of(name, metric=metric))
+
+
+@pytest.mark.parametrize("name", PAPER.tasks)
+def test_the_study_passes_the_check_before_it_runs(name):
+    check_task_data(spec_of(name))
 
 
 @pytest.mark.parametrize(
@@ -181,4 +194,4 @@ def test_shards_of_a_group_merge_to_the_bits_of_the_uncut_group(shards):
 def test_math_without_its_packages_is_refused_in_one_line(monkeypatch):
     monkeypatch.setattr(loading, "_version_of", lambda package: None)
     with pytest.raises(InputError, match=r"math-verify is missing: pip install 'lm-eval\[math\]'"):
-        loading.check_task_data(spec_of("minerva_math"))
+        check_task_data(spec_of("minerva_math"))

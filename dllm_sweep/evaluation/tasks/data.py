@@ -112,8 +112,7 @@ def load_rows(definition: Definition, data: str, shots: int) -> dict[str, Rows]:
     """
     files = split_files(definition, data, shots)
     read = {
-        split: [row for part in parts for row in read_rows(local(part))]
-        for split, parts in files.items()
+        split: [row for part in parts for row in read_rows(part)] for split, parts in files.items()
     }
     for split, rows in read.items():
         _check_rows(definition, rows, files[split][0])
@@ -127,14 +126,14 @@ def load_rows(definition: Definition, data: str, shots: int) -> dict[str, Rows]:
 
 
 def read_rows(path: Path) -> Rows:
-    """Read rows from JSON lines, a JSON list or Parquet.
+    """Read rows from JSON lines, a JSON list or Parquet, or from the copy that came along.
 
     Raises:
         InputError: If the file cannot be read so.
     """
     kinds = {".jsonl": "JSON lines", ".json": "a JSON list", ".parquet": "Parquet"}
     try:
-        rows = _read(path)
+        rows = _read(local(path))
     except (OSError, ValueError) as error:
         kind = kinds.get(path.suffix, "JSON lines")
         reason = " ".join(str(error).split())

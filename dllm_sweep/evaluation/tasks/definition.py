@@ -91,6 +91,14 @@ class Definition:
         subset = self.config.get("dataset_name")
         return str(self.config.get("dataset_path") or ""), None if subset is None else str(subset)
 
+    @property
+    def metric_names(self) -> tuple[str, ...] | None:
+        """The metrics that the task or group reports; None if only running it tells."""
+        if self.members:
+            listed = self.config.get("aggregate_metric_list") or []
+            return None if isinstance(listed, dict) else _names(listed, [])
+        return _names(self.config.get("metric_list") or [], self.config.get("filter_list") or [])
+
     def shots(self, asked: int | None) -> int:
         """Number of examples in the prompt: as asked, else the task's own."""
         return int(self.config.get("num_fewshot") or 0) if asked is None else asked
@@ -226,6 +234,18 @@ def _is_mean_of_items(config: Mapping[str, Any]) -> bool:
     if not metrics:
         return config.get("output_type") in _MEANS_BY_DEFAULT
     return all(one.get("aggregation", _usual(one)) == "mean" for one in metrics)
+
+
+def _names(
+    metrics: list[Mapping[str, Any]], filters: list[Mapping[str, Any]]
+) -> tuple[str, ...] | None:
+    """Each metric, behind it the filter where there are several."""
+    names = [one.get("metric") for one in metrics]
+    if not names or any(isinstance(name, Function) for name in names):
+        return None
+    if len(filters) < 2:
+        return tuple(map(str, names))
+    return tuple(f"{name},{one['name']}" for one in filters for name in names)
 
 
 def _usual(metric: Mapping[str, Any]) -> str:

@@ -63,18 +63,23 @@ def lm_eval_tasks() -> Any:
 
 
 def check_task_data(spec: TaskSpec) -> None:
-    """Refuse, before any model is loaded, a task whose data or packages are not at hand.
+    """Refuse, before any model is loaded, a task whose data or packages are not at hand, or a
+    metric that it does not have.
 
     Local data are read and their fields checked; of a data set on the hub it is asked whether it
     is in this machine's cache or reachable. Tasks of lm-eval that are written in Python cannot be
     looked into.
 
     Raises:
+        UnknownName: If the task has no metric of the name that is to stand for it.
         InputError: In one line: what is missing and where it would have to be.
     """
     definition = find(spec.name, anywhere=True)
     if definition is None:
         return
+    names = definition.metric_names
+    if spec.metric is not None and names is not None and spec.metric not in names:
+        raise UnknownName(f"metric of task {spec.name!r}", spec.metric, names)
     for one in present(definition, spec.data):
         _check_packages(one)
         if _rows(one, spec) is None:
