@@ -76,11 +76,21 @@ class Draws:
         """
 
         def highest(row: int, one: Tensor) -> Tensor:
-            noise = torch.ones(one.shape, dtype=torch.float32)
-            noise[: self.counts[row]].exponential_(generator=self.generators[row])
+            noise = torch.ones(one.shape)
+            noise[: self.counts[row]] = self._exponential_noise(row, one.shape[-1])
             return (one.softmax(-1) / noise.to(one.device)).argmax(-1)
 
         return self._tokens(logits, 1.0, highest)
+
+    def pass_over(self, vocabulary: int) -> None:
+        """Use up what `categorical_tokens` would: Dream draws in steps that write nothing, too."""
+        for row, length in enumerate(self.lengths):
+            if length * vocabulary <= MOST_NOISE:
+                self._exponential_noise(row, vocabulary)
+
+    def _exponential_noise(self, row: int, vocabulary: int) -> Tensor:
+        noise = torch.empty(self.counts[row], vocabulary)
+        return noise.exponential_(generator=self.generators[row])
 
     def _tokens(
         self, logits: Tensor, temperature: float, highest: Callable[[int, Tensor], Tensor]

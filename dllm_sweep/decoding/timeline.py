@@ -92,6 +92,10 @@ def _write_ranked_step(windows: Windows, rule: DecodingAlgorithm, share: Tensor)
         return
     columns, valid = windows.columns(rows, 0, windows.length)
     counts = torch.tensor([transfer_count(masked, share) for masked in valid.sum(1).tolist()])
+    if windows.decoding.temperature > 0:
+        idle = [row for row, count in zip(rows, counts.tolist(), strict=True) if count == 0]
+        draws = windows.draws(idle, columns[counts == 0], valid[counts == 0])
+        draws.pass_over(windows.model.host.config.vocab_size)
     rows, (columns, valid, counts) = _moving(windows, rows, counts > 0, columns, valid, counts)
     if not rows:
         return
