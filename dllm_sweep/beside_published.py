@@ -200,7 +200,7 @@ def _mean(
         own_change=None if is_baseline else own_change,
         published_change=None if is_baseline else published_change,
         table=", ".join(dict.fromkeys(cell.table for cell in theirs)),
-        note="; ".join(filter(None, [left_out, *_notes(own, theirs)])),
+        note=left_out if size > 1 else "; ".join(_notes(own, theirs)),
     )
 
 
@@ -241,11 +241,12 @@ def _change(scores: Sequence[float], full: Sequence[float]) -> float | None:
 
 def _left_out(name: str, tasks: Sequence[str], printed: Mapping[str, Cell]) -> str:
     missing = sorted(set(by_group(printed).get(name, ())) - {plain_name(task) for task in tasks})
-    return f"published also over {', '.join(missing)}" if missing else ""
+    return f"{name}: published also for {', '.join(missing)}" if missing else ""
 
 
 def _notes(own: Sequence[Scores], theirs: Sequence[Cell]) -> Iterator[str]:
     for row, cell in zip(own, theirs, strict=True):
         if cell.items is not None and row["n"] < cell.items:
             yield f"{row['task']}: own over {row['n']} of {cell.items} items"
-    yield from dict.fromkeys(cell.note for cell in theirs if len(theirs) == 1)
+        if cell.note:
+            yield f"{row['task']}: {cell.note}"

@@ -112,7 +112,7 @@ def _likeliest(one: Mapping[str, Any], likelihoods: tuple[float, ...]) -> str:
     first, last = min(contexts), max(contexts)
     same = zip(first, last, strict=False)
     border = next((at for at, (a, b) in enumerate(same) if a != b), len(first))
-    return contexts[best][border:]
+    return contexts[best][first.rfind(" ", 0, border) + 1 :]
 
 
 def _text(answer: object) -> str:

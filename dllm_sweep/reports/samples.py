@@ -124,8 +124,8 @@ def _facts(sample: Sample) -> str:
     if sample.log_likelihoods:
         nats = ", ".join(f"{value:.4f}" for value in sample.log_likelihoods)
         lines.append(f"log-likelihoods in nats: {nats}")
-    if sample.output and sample.output != sample.answer:
-        lines.append(f"as written:\n{sample.output}")
+    elif sample.output != sample.answer:
+        lines.append(f"as written:\n{sample.output or '(nothing)'}")
     return "\n".join(lines)
 
 

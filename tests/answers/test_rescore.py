@@ -106,6 +106,24 @@ def test_the_studys_tasks_come_out_again_groups_with_their_members(name, right, 
     assert sorted(again.samples, key=repr) == sorted(first.samples, key=repr)
 
 
+class Chatting(Oracle):
+    tokenizer_name = "template"
+
+    def apply_chat_template(self, turns, add_generation_prompt=True):
+        return "".join(f"<{turn['role']}>{turn['content']}" for turn in turns) + "<assistant>"
+
+
+@pytest.mark.parametrize("name", ["gsm8k", "arc_easy"])
+def test_answers_to_prompts_in_a_chat_template_come_out_again(name):
+    spec = study_task(name, shots=1, limit=2)
+    first = score_task(Chatting(), spec, chat_template=True)
+    assert all("<assistant>" in one.prompt for one in first.samples)
+    again = rescore_task(spec, first.samples, chat_template=True)
+    assert again.metrics == first.metrics
+    with pytest.raises(InputError, match="asked otherwise"):
+        rescore_task(spec, first.samples)
+
+
 def test_answers_to_other_prompts_are_refused():
     spec = study_task("piqa", shots=0, limit=3)
     first = score_task(Oracle(), spec).samples

@@ -61,7 +61,7 @@ def test_samples_hold_digests_and_every_metric(model, task_files):
 
 
 def test_a_choice_that_stands_in_the_context_is_shown():
-    arguments = [(f"Ann thanked Bea because {name}", " was kind.") for name in ("Ann", "Bea")]
+    arguments = [(f"Ann thanked Bea because {name}", " was kind.") for name in ("Bea", "Ben")]
     one = {"doc_id": 0, "target": "0", "arguments": arguments, "filter": "none", "metrics": ["acc"]}
     one |= {
         "resps": [[(-3.0, False)]],
@@ -69,7 +69,7 @@ def test_a_choice_that_stands_in_the_context_is_shown():
         "acc": 0.0,
     }
     (sample,) = samples_of([one], "wino", "acc", {})
-    assert (sample.answer, sample.log_likelihoods) == ("Bea", (-3.0, -2.0))
+    assert (sample.answer, sample.log_likelihoods) == ("Ben", (-3.0, -2.0))
 
 
 def test_generated_answers_are_kept_whole(model, task_files):
