@@ -145,8 +145,9 @@ def _keep(task: Any, chosen: range) -> None:
     build, iterate = task.build_all_requests, task.doc_iterator
 
     def build_chosen(**options: Any) -> None:
-        # All of them, since the examples in prompts are drawn in the order of the items.
-        task.doc_iterator = iterate
+        if _draws_examples(task):
+            # All of them, since the examples in prompts are drawn in the order of the items.
+            task.doc_iterator = iterate
         build(**options)
         task._instances = [one for one in task.instances if one.doc_id in chosen]
         task.doc_iterator = iterate_chosen
@@ -154,7 +155,14 @@ def _keep(task: Any, chosen: range) -> None:
     def iterate_chosen(**options: Any) -> Iterator[tuple[int, Any]]:
         return (pair for pair in iterate(**options) if pair[0] in chosen)
 
-    task.build_all_requests = build_chosen
+    task.build_all_requests, task.doc_iterator = build_chosen, iterate_chosen
+
+
+def _draws_examples(task: Any) -> bool:
+    """Whether a prompt's examples depend on the prompts that were made before it."""
+    from lm_eval.api.samplers import FirstNSampler
+
+    return bool(task.get_config("num_fewshot")) and type(task.sampler) is not FirstNSampler
 
 
 def _drop(loaded: Mapping[str, Any], name: str) -> None:

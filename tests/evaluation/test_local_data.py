@@ -96,8 +96,16 @@ def test_examples_need_their_split_only_if_there_are_any(folder):
 
 
 def test_too_few_examples_are_refused(folder):
-    with pytest.raises(InputError, match=r"asks for 6 examples .*train\.jsonl has 5 rows"):
+    with pytest.raises(InputError, match=r"needs 6 rows for 6 examples .*train\.jsonl has 5"):
         load_tasks(spec(folder, shots=6))
+
+
+def test_lm_eval_draws_one_example_more_where_it_leaves_out_the_item():
+    with pytest.raises(InputError, match=r"needs 6 rows for 5 examples .*train\.jsonl has 5"):
+        check_task_data(TaskSpec(name="piqa", data=str(DATA), shots=5))
+    (task,) = load_tasks(TaskSpec(name="piqa", data=str(DATA), shots=4))["tasks"].values()
+    task.build_all_requests(limit=1)
+    assert task.instances[0].args[0].count("Question:") == 5
 
 
 @pytest.mark.parametrize(

@@ -158,7 +158,7 @@ class Uneven(Oracle):
 
 
 def score_mmlu(shard=0, shards=1, limit=None):
-    spec = spec_of("mmlu", shots=0, limit=limit)
+    spec = spec_of("mmlu", shots=2, limit=limit)
     unit = Unit(kind="evaluate", task="mmlu", shard=shard, shards=shards)
     return score_task(Uneven(), spec, unit=unit)
 
@@ -187,8 +187,10 @@ def test_shards_of_a_group_merge_to_the_bits_of_the_uncut_group(shards):
     for metric in whole.metrics:
         found = by_name[metric.task, metric.name]
         assert (found.value, found.stderr, found.n) == (metric.value, metric.stderr, metric.n)
-    answers = [(one.task, one.doc_id, one.answer) for part in parts for one in part.samples]
-    assert answers == [(one.task, one.doc_id, one.answer) for one in whole.samples]
+    answers = [
+        (one.task, one.doc_id, one.prompt, one.answer) for part in parts for one in part.samples
+    ]
+    assert answers == [(one.task, one.doc_id, one.prompt, one.answer) for one in whole.samples]
 
 
 def test_math_without_its_packages_is_refused_in_one_line(monkeypatch):

@@ -117,10 +117,11 @@ def load_rows(definition: Definition, data: str, shots: int) -> dict[str, Rows]:
     for split, rows in read.items():
         _check_rows(definition, rows, files[split][0])
     examples = definition.example_split
-    if shots and examples in read and len(read[examples]) < shots:
+    needed = definition.example_rows(shots)
+    if shots and examples in read and len(read[examples]) < needed:
         raise InputError(
-            f"task {definition.name!r} asks for {shots} examples in each prompt, and"
-            f" {files[examples][0]} has {len(read[examples])} rows"
+            f"task {definition.name!r} needs {needed} rows for {shots} examples in each prompt, and"
+            f" {files[examples][0]} has {len(read[examples])}"
         )
     return read
 

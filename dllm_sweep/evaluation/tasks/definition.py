@@ -85,6 +85,17 @@ class Definition:
         usual = self.config.get("training_split") or self.config.get("validation_split")
         return str(named or usual or self.evaluated_split)
 
+    def example_rows(self, shots: int) -> int:
+        """Rows that the examples' split must have: lm-eval may draw one more than it shows.
+
+        It does so where it takes the examples' split for the one that is scored, to leave out the
+        item itself; two that the file does not name are alike to it.
+        """
+        settings = self.config.get("fewshot_config") or {}
+        named = settings.get("split") or self.config.get("fewshot_split")
+        first = settings.get("sampler") == "first_n"
+        return shots + int(named == self.config.get("test_split") and not first)
+
     @property
     def data_set(self) -> tuple[str, str | None]:
         """Hub id of the data set (or lm-eval's name of a file format), and its subset."""
