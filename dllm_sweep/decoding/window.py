@@ -176,8 +176,8 @@ class Windows:
         device, shown = self.model.device, self.shown[list(rows)]
         if self.plain:
             logits = self.model.logits(ids.to(device), _mask(shown, device))
-            index = columns[..., None].expand(-1, -1, logits.shape[-1]).to(device)
-            return logits.gather(1, index)
+            index = columns[..., None].expand(-1, -1, logits.shape[-1])
+            return logits.gather(1, index.to(logits.device))
         # Padding that only rows needed which have left the batch is not computed any more.
         first = int((shown.sum(0) == 0).sum())
         places, mask = (columns - first).to(device), _mask(shown[:, first:], device)
