@@ -5,6 +5,7 @@ It keeps what the verbs need (states, units, digests, budgets), not what the vie
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 from dllm_sweep.db import memory_board
@@ -66,6 +67,9 @@ class MemoryStore(MemoryState):
             for key, trial in new.items():
                 if key not in sweep.trials:
                     self._add(sweep, key, trial, reuse=reuse)
+                else:  # equal data elsewhere are the same trial
+                    kept = sweep.trials[key]
+                    kept.plan = dataclasses.replace(kept.plan, spec=trial.spec)
             return self.sweep(name)
 
     def sweep(self, name: str | None) -> SweepRow:

@@ -53,6 +53,7 @@ def plan(
     sweep_id = _put_sweep(connection, name, source)
     known = set(connection.scalars(sa.select(Trial.trial_key).where(Trial.sweep_id == sweep_id)))
     new = {trial.spec.key: trial for trial in trials}
+    _move_data(connection, sweep_id, [new[key] for key in new.keys() & known])
     new = {key: trial for key, trial in new.items() if key not in known}
     if not new:
         return sweep_id
@@ -67,6 +68,22 @@ def plan(
         reuse.copy_results(connection, sweep_id, before)
     log_created(connection, sweep_id, before)
     return sweep_id
+
+
+def _move_data(connection: Connection, sweep_id: int, trials: Sequence[PlannedTrial]) -> None:
+    """Note where the data of trials lie by now: equal data elsewhere are the same trial."""
+    placed = {
+        trial.spec.key: json.loads(with_places(trial.spec))
+        for trial in trials
+        if any(task.data is not None for task in trial.spec.protocol.tasks)
+    }
+    if not placed:
+        return
+    query = sa.select(Trial.id, Trial.trial_key, Trial.spec).where(Trial.sweep_id == sweep_id)
+    for row in connection.execute(query).all():
+        spec = placed.get(row.trial_key, row.spec)
+        if spec != row.spec:
+            connection.execute(sa.update(Trial).where(Trial.id == row.id).values(spec=spec))
 
 
 def planned_units(trial: PlannedTrial) -> tuple[PlannedUnit, ...]:

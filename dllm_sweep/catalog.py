@@ -42,9 +42,9 @@ def names(kind: str) -> tuple[str, ...]:
 
         return embedded_names()
     if kind == "task":
-        from dllm_sweep.evaluation.tasks import task_names
+        from dllm_sweep.evaluation.tasks import known_tasks
 
-        return tuple(task_names())
+        return tuple(known_tasks())
     if kind == "calibration":
         from dllm_sweep.calibration import sources
 
@@ -119,8 +119,8 @@ def facts_of(ref: ModelRef) -> ModelFacts:
         family=name,
         sampler=family.sampler,
         estimator=family.estimator,
-        max_length=_read(family.max_length, config, published and published.max_length),
-        block_size=_read(family.block_size, config, published and published.block_size),
+        max_length=_read(family.max_length, config, published.max_length if published else None),
+        block_size=_read(family.block_size, config, published.block_size if published else None),
         embedded=ref.name in locate.embedded_names(),
     )
 

@@ -111,7 +111,8 @@ class _Maker:
 
     @property
     def _usual(self) -> DecodingSpec:
-        usual = DecodingEntry(sampler=self.facts.sampler).over(DecodingSpec())
+        written = DecodingEntry.model_validate({"sampler": self.facts.sampler})
+        usual = written.over(DecodingSpec())
         return self._in_blocks(usual)
 
     def _in_blocks(self, decoding: DecodingSpec) -> DecodingSpec:

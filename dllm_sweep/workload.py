@@ -93,9 +93,9 @@ def task_tokens(
         prompt = min(size.prompt, limit - decoding.gen_length)
         return size.items * generation_tokens(decoding, prompt)
     length = round(size.answer)
-    rows = size.choices * task.draws
+    rows = float(size.choices * task.draws)
     if not plain and length == 1 and task.estimator == "llada":
-        rows = 1  # all answers are one mask behind the same prompt
+        rows = 1.0  # all answers are one mask behind the same prompt
     elif not plain:
         rows = size.choices * min(distinct_masks(task.draws, length, task.estimator), task.draws)
     return size.items * rows * min(size.prompt + size.answer, limit)

@@ -42,6 +42,21 @@ def test_a_longer_plan_adds_only_what_is_new(store, sweep, build):
     assert store.sweep("demo").source == "longer"
 
 
+def test_a_plan_with_the_same_data_elsewhere_moves_the_trials_that_wait(store, build):
+    def placed(folder):
+        spec = build.spec("fp")
+        tasks = tuple(dataclasses.replace(task, data=folder) for task in spec.protocol.tasks)
+        protocol = dataclasses.replace(spec.protocol, tasks=tasks)
+        return build.planned(dataclasses.replace(spec, protocol=protocol))
+
+    sweep = store.plan_sweep("moved", "", placed("/here"))
+    store.plan_sweep("moved", "", placed("/there"))
+    (trial,) = store.trials(sweep.id)
+    lease = store.take_lease("moved", build.holder, seconds=60)
+    claim = store.claim(lease, trial.id, "c1", build.host)
+    assert {task.data for task in claim.trial.protocol.tasks} == {"/there"}
+
+
 def test_trials_come_with_the_highest_priority_first(store, build):
     specs = build.spec("rtn"), build.spec("fp")
     sweep = store.plan_sweep("demo", "", build.planned(*specs))
