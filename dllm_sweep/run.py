@@ -166,25 +166,33 @@ def _leave(run: _Run) -> NoReturn:
     os._exit(INTERRUPTED if run.signals.any else ClusterError.exit_code)
 
 
-def launch(file: str | Path, *, store: str | Path | None = None, **options: Any) -> RunSummary:
+def launch(
+    file: str | Path,
+    *,
+    store: str | Path | None = None,
+    settings: Sequence[str] = (),
+    **options: Any,
+) -> RunSummary:
     """Plan a sweep file, add what is new to the store, and run whatever is pending.
 
     Args:
         file: The sweep file.
         store: The store; None is the one that the command line uses.
+        settings: Values that go before the file's, as `KEY=VALUE`.
         options: Fields of `RunOptions`, such as `address="auto"`; they go before the file's
             `resources`.
 
     Raises:
-        SweepFileError: If the file has problems; nothing is written then.
+        InputError: If the file has problems or a task lacks data; nothing is written then.
     """
     from dllm_sweep.db.connect import open_store
-    from dllm_sweep.plan import make_plan
+    from dllm_sweep.plan import check_data, make_plan
     from dllm_sweep.stored import preferred, resolve_store
     from dllm_sweep.sweep_file import read
 
-    sweep_file = read(Path(file))
+    sweep_file = read(Path(file), settings)
     plan = make_plan(sweep_file)
+    check_data(plan)
     given = None if store is None else str(store)
     address = resolve_store(preferred(given, sweep_file.store_address))
     opened = open_store(address)
