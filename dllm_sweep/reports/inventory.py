@@ -8,6 +8,7 @@ from dataclasses import fields
 
 from dllm_sweep import catalog
 from dllm_sweep.errors import SweepError
+from dllm_sweep.evaluation.tasks import known_tasks
 from dllm_sweep.reports.listing import Listing
 from dllm_sweep.spec import SCHEME_FORM
 
@@ -56,8 +57,8 @@ def _schemes() -> tuple[Listing, str]:
 
 
 def _tasks() -> tuple[Listing, str]:
-    rows = tuple((name, "embedded") for name in catalog.names("task"))
-    return Listing(("task", "where"), rows), "also: any task of lm-eval, by its name there"
+    rows = tuple(known_tasks().items())
+    return Listing(("task", "data"), rows), "also: any task of lm-eval, by its name there"
 
 
 def _calibrations() -> tuple[Listing, str]:

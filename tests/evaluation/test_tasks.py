@@ -9,6 +9,9 @@ from dllm_sweep.errors import InputError, UnknownName
 from dllm_sweep.evaluation import tasks
 from dllm_sweep.evaluation.tasks import (
     FOLDER,
+    check_task_data,
+    find,
+    known_tasks,
     load_tasks,
     may_be_cut,
     task_digest,
@@ -153,3 +156,41 @@ def test_a_tasks_files_are_its_own_and_those_beside_it_that_it_names(task_files)
     assert named == (path, path.parent / "data" / "items.jsonl")
     code = [file.name for file in tasks.task_files(FOLDER / "tiny_code.yaml")]
     assert code == ["tiny_code.jsonl", "tiny_code.yaml", "tiny_code_metric.py"]
+
+
+def test_known_tasks_are_the_packages_and_the_studys_with_where_their_rows_lie():
+    found = known_tasks()
+    assert set(found) == {*task_names(), *FACTS}
+    assert found["tiny_math"] == "with the package"
+    assert found["mmlu"] == "hub (cais/mmlu), or a folder named by `data`"
+
+
+def test_a_group_without_a_score_is_refused_before_it_runs(task_files, tmp_path):
+    group = tmp_path / "bare.yaml"
+    group.write_text("group: bare\ntask: [choices]\n")
+    with pytest.raises(InputError, match="a group without a score of its own"):
+        check_task_data(TaskSpec(name=str(group)))
+
+
+@pytest.mark.parametrize(
+    ("member", "complaint"), [("no_such", "'no_such' is no task"), ("{task: choices}", "by name")]
+)
+def test_a_member_that_a_group_cannot_have_is_named(task_files, tmp_path, member, complaint):
+    group = tmp_path / "broken.yaml"
+    group.write_text(f"group: broken\ntask: [choices, {member}]\n")
+    with pytest.raises(InputError, match=complaint):
+        find(str(group))
+
+
+def test_files_of_a_group_are_those_of_its_members_beside_it(task_files, tmp_path):
+    group = tmp_path / "mine.yaml"
+    group.write_text("group: mine\ntask: [choices, gsm8k]\n")
+    names = [file.name for file in tasks.task_files(group)]
+    assert sorted(names) == ["choices.yaml", "items.jsonl", "mine.yaml"]
+
+
+def test_of_several_included_files_the_last_counts_and_the_own_word_most(tmp_path):
+    (tmp_path / "one.yaml").write_text("a: 1\nb: 1\nc: 1\n")
+    (tmp_path / "two.yaml").write_text("b: 2\nc: 2\n")
+    (tmp_path / "own.yaml").write_text("include: [one.yaml, two.yaml]\ntask: own\nc: 3\n")
+    assert find(str(tmp_path / "own.yaml")).config == {"a": 1, "b": 2, "c": 3, "task": "own"}

@@ -5,12 +5,13 @@ names its own or the user names a folder: no network, no cache folder, nothing t
 share.
 """
 
+from dllm_sweep.evaluation.tasks.cutting import may_be_cut
 from dllm_sweep.evaluation.tasks.data import data_files
 from dllm_sweep.evaluation.tasks.definition import (
     FOLDER,
     Definition,
     find,
-    may_be_cut,
+    known_tasks,
     task_file,
     task_names,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "data_files",
     "find",
     "is_lm_eval_task",
+    "known_tasks",
     "load_tasks",
     "may_be_cut",
     "task_digest",

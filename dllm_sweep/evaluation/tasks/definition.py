@@ -30,10 +30,6 @@ _STOCK = {
     **{name: f"minerva_math/{name}.yaml" for name, _ in FACTS["minerva_math"].members},
 }
 """Where lm-eval 0.4.13 keeps the tasks of the study that load without a network."""
-_MEANS_BY_DEFAULT = frozenset({"generate_until", "multiple_choice"})
-"""Output types whose metrics are means where the task names none."""
-_MEANS = frozenset({"acc", "acc_norm", "exact_match"})
-"""Metrics that lm-eval averages where the task does not say how to aggregate."""
 
 
 class Function(str):
@@ -120,6 +116,19 @@ def task_names() -> tuple[str, ...]:
     return tuple(sorted(path.stem for path in FOLDER.glob("*.yaml")))
 
 
+def known_tasks() -> dict[str, str]:
+    """The package's own tasks and those of the study, sorted, each with where its rows lie."""
+    stock = {name for name in FACTS if stock_file(name) is not None}
+    return {name: _rows_of(name) for name in sorted({*task_names(), *stock})}
+
+
+def _rows_of(name: str) -> str:
+    found = find(name)
+    if found is None or found.single[0].data_set[0] == "json":
+        return "with the package"
+    return f"hub ({found.single[0].data_set[0]}), or a folder named by `data`"
+
+
 def task_file(name: str) -> Path | None:
     """Find the YAML file of a task of the package or of the user's own; None if it has none.
 
@@ -201,23 +210,6 @@ def with_includes(path: Path) -> Iterator[Path]:
             yield from with_includes(base)
 
 
-def may_be_cut(name: str) -> bool:
-    """Say, from a task's file alone, whether shards of its items merge to the whole task's scores.
-
-    They do where every metric is the mean of the items' scores; for a group, where its own score
-    is the mean over the items of all members. What cannot be told without lm-eval (other groups,
-    a tag, a task in Python) is not cut.
-    """
-    definition = find(name, anywhere=True)
-    if definition is None or not all(_is_mean_of_items(one.config) for one in definition.single):
-        return False
-    listed = definition.config.get("aggregate_metric_list") or [] if definition.members else []
-    return all(
-        one.get("weight_by_size", True) and one.get("aggregation", "mean") == "mean"
-        for one in ([listed] if isinstance(listed, dict) else listed)
-    )
-
-
 def _members(group: str, path: Path, config: Mapping[str, Any]) -> Iterator[Definition]:
     if group in FACTS:
         names: list[Any] = [name for name, _ in FACTS[group].members]
@@ -238,15 +230,6 @@ def _beside(name: str, path: Path) -> Definition:
     return Definition(name=name, path=path, config=read(path))
 
 
-def _is_mean_of_items(config: Mapping[str, Any]) -> bool:
-    if not isinstance(config.get("task"), str):
-        return False
-    metrics = config.get("metric_list")
-    if not metrics:
-        return config.get("output_type") in _MEANS_BY_DEFAULT
-    return all(one.get("aggregation", _usual(one)) == "mean" for one in metrics)
-
-
 def _names(
     metrics: list[Mapping[str, Any]], filters: list[Mapping[str, Any]]
 ) -> tuple[str, ...] | None:
@@ -257,10 +240,6 @@ def _names(
     if len(filters) < 2:
         return tuple(map(str, names))
     return tuple(f"{name},{one['name']}" for one in filters for name in names)
-
-
-def _usual(metric: Mapping[str, Any]) -> str:
-    return "mean" if metric.get("metric") in _MEANS else ""
 
 
 def _lm_eval_folder() -> Path | None:

@@ -13,7 +13,7 @@ from typing import Any
 from dllm_sweep.errors import InputError, UnknownName
 from dllm_sweep.evaluation.tasks import hub
 from dllm_sweep.evaluation.tasks.data import Rows, load_rows, present, read_rows
-from dllm_sweep.evaluation.tasks.definition import Definition, find, task_names
+from dllm_sweep.evaluation.tasks.definition import Definition, find, known_tasks
 from dllm_sweep.spec import TaskSpec
 
 _SHUFFLE_SEED = 0
@@ -77,6 +77,11 @@ def check_task_data(spec: TaskSpec) -> None:
     definition = find(spec.name, anywhere=True)
     if definition is None:
         return
+    if definition.members and not definition.config.get("aggregate_metric_list"):
+        raise InputError(
+            f"task {spec.name!r} is a group without a score of its own: name its tasks, or give it"
+            " an aggregate_metric_list"
+        )
     names = definition.metric_names
     if spec.metric is not None and names is not None and spec.metric not in names:
         raise UnknownName(f"metric of task {spec.name!r}", spec.metric, names)
@@ -170,7 +175,7 @@ class _InMemory:
 def _load_by_name(spec: TaskSpec) -> dict[str, Any]:
     name = spec.name
     if not is_lm_eval_task(name):
-        raise UnknownName("task", name, task_names(), "any task of lm-eval")
+        raise UnknownName("task", name, known_tasks(), "any task of lm-eval")
     if spec.data is not None:
         raise InputError(f"task {name!r} takes no local data: lm-eval loads it in its own way")
     loaded: dict[str, Any] = lm_eval_tasks().load([name])
