@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from dllm_sweep.answers import Places, measured, read_answers, task_of
@@ -82,30 +83,41 @@ def targets(store: SqlStore, name: str) -> tuple[TrialDetail, ...]:
     return tuple(store.trial_detail(key, sweep) for key in keys)
 
 
-def rescore(detail: TrialDetail, places: Places, task: str | None = None) -> Iterator[Rescored]:
+def rescore(
+    detail: TrialDetail, places: Places, task: str | None = None, *, data: str | None = None
+) -> Iterator[Rescored]:
     """Score a trial's stored answers anew; no model and no GPU are used.
 
     Args:
         detail: The trial.
         places: Where its files may be.
         task: Only this task; None is all that are wholly evaluated.
+        data: Where data lie that were in a local folder; None is where they were then.
 
     Raises:
         UnknownName: If the trial has no such task.
+        InputError: If lm-eval is not installed.
     """
+    if find_spec("lm_eval") is None:
+        raise InputError("scoring needs lm-eval: pip install 'dllm-sweep[worker]'")
     for name in measured(detail) if task is None else (task_of(detail, task),):
         try:
             samples = read_answers(detail, name, places)
-            yield from _rescored(detail, name, samples)
+            yield from _rescored(detail, name, samples, data)
         except InputError as error:
             yield Rescored(**_names(detail), task=name, note=str(error))
 
 
-def _rescored(detail: TrialDetail, task: str, samples: Sequence[Sample]) -> Iterator[Rescored]:
+def _rescored(
+    detail: TrialDetail, task: str, samples: Sequence[Sample], data: str | None
+) -> Iterator[Rescored]:
     from dllm_sweep.evaluation.replay import rescore_task
 
     protocol = detail.spec.protocol
-    result = rescore_task(protocol.task(task), samples, chat_template=protocol.chat_template)
+    spec = protocol.task(task)
+    if data is not None and spec.data is not None:
+        spec = replace(spec, data=data)
+    result = rescore_task(spec, samples, chat_template=protocol.chat_template)
     changed = _changed(samples, result.samples)
     stored = _stored(detail, task)
     new = {(metric.task, metric.name): metric for metric in result.metrics}

@@ -11,6 +11,12 @@ from dllm_sweep.cli.upkeep import files_option
 @click.command("rescore")
 @click.argument("target", metavar="SWEEP|TRIAL")
 @click.option("--task", help="Only this task; all that are wholly evaluated if left out.")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, resolve_path=True),
+    metavar="DIR",
+    help="Where the tasks' local data are, if not where they were when they were evaluated.",
+)
 @files_option
 @store_option
 @format_option()
@@ -19,6 +25,7 @@ def rescore_command(
     context: click.Context,
     target: str,
     task: str | None,
+    data: str | None,
     files: str | None,
     store: str | None,
     form: str,
@@ -36,7 +43,11 @@ def rescore_command(
 
     with existing_store(store) as opened:
         places = Places.of(opened, store, files)
-        rows = [row for detail in targets(opened, target) for row in rescore(detail, places, task)]
+        rows = [
+            row
+            for detail in targets(opened, target)
+            for row in rescore(detail, places, task, data=data)
+        ]
     show(rescored_listing(rows, full=form != "table"), form, empty="no evaluated tasks")
     if form == "table" and rows:
         click.echo(f"\n{rescored_note(rows)}")
