@@ -22,7 +22,7 @@ from dllm_sweep.methods.parameters import require
 from dllm_sweep.methods.rounding import Rounding
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.apply import select
-from dllm_sweep.quant.capture import BlockInputs, visit_inputs, without_padding
+from dllm_sweep.quant.capture import BlockInputs, visit_inputs
 from dllm_sweep.quant.fuse import transform_online
 from dllm_sweep.quant.greedy_rotation import (
     fitting_block,
@@ -138,12 +138,15 @@ class _Search:
     def _inputs(self, index: int, names: Sequence[str], inputs: BlockInputs) -> dict[str, Tensor]:
         """Give telling tokens (T, n) of what some linears of a block read, transforms included."""
         block, count = self.model.blocks[index], self.method.tokens
-        share = max(8, 2 * count // len(inputs.hidden))
+        # A share of each sequence, so that it does not matter how batches are cut.
+        share = max(2, 2 * count // sum(len(hidden) for hidden in inputs.hidden))
         kept: dict[str, list[Tensor]] = {name: [] for name in names}
 
         def see(name: str, activations: Tensor, batch: int) -> None:
-            x = without_padding(activations, inputs.tokens[batch])
-            kept[name].append(telling_tokens(transformed(block.get_submodule(name), x), share))
+            shown = inputs.tokens[batch]
+            for row, sequence in enumerate(transformed(block.get_submodule(name), activations)):
+                x = sequence if shown is None else sequence[shown[row].to(sequence.device)]
+                kept[name].append(telling_tokens(x, share))
 
         visit_inputs(block, names, inputs, see)
         return {name: telling_tokens(torch.cat(parts), count) for name, parts in kept.items()}

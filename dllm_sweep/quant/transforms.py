@@ -99,7 +99,10 @@ class Hadamard(InputTransform):
         for order in self.orders:
             matrix = getattr(self, f"order{order}").to(x.dtype) / math.sqrt(order)
             inner = shape[-1] // (outer * order)
-            x = matrix @ x.reshape(-1, outer, order, inner)
+            if inner == 1:  # one large product instead of many by a single column
+                x = x.reshape(-1, order) @ matrix.T
+            else:
+                x = matrix @ x.reshape(-1, outer, order, inner)
             outer *= order
         return x.reshape(shape)
 
