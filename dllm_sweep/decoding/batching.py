@@ -10,7 +10,7 @@ from torch import Tensor
 from dllm_sweep.errors import CheckpointError, InputError
 from dllm_sweep.models.base import DiffusionModel
 
-_TOKENS = {"cpu": 2**12, "cuda": 2**15}
+_TOKENS = {"cpu": 2**12, "cuda": 2**14}
 """Tokens in a batch, padding included: enough to keep the device busy, little enough to fit."""
 _LOGITS_BYTES = {"cpu": 2**28, "cuda": 2**32}
 """Memory that the logits of one batch may take; they are the largest activation by far."""
