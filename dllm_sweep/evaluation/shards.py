@@ -152,8 +152,9 @@ def _keep(task: Any, chosen: range) -> None:
         task._instances = [one for one in task.instances if one.doc_id in chosen]
         task.doc_iterator = iterate_chosen
 
-    def iterate_chosen(**options: Any) -> Iterator[tuple[int, Any]]:
-        return (pair for pair in iterate(**options) if pair[0] in chosen)
+    def iterate_chosen(**_: Any) -> Iterator[tuple[int, Any]]:
+        items = task.eval_docs
+        return ((number, items[number]) for number in chosen)
 
     task.build_all_requests, task.doc_iterator = build_chosen, iterate_chosen
 

@@ -106,6 +106,12 @@ def test_prompts_hold_the_examples_asked_for(name, shots, mark):
     assert mark is None or prompt.count(mark) == shots + 1
 
 
+def test_rows_that_a_task_rewrites_are_rewritten_once_and_in_silence(capfd):
+    (task,) = loading.load_tasks(spec_of("hellaswag"))["tasks"].values()
+    assert task.eval_docs is task.eval_docs
+    assert "Map" not in capfd.readouterr().err
+
+
 def test_this_is_the_lm_eval_whose_files_were_read():
     assert version("lm-eval") == "0.4.13"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -31,7 +31,7 @@ def load_tasks(spec: TaskSpec) -> dict[str, Any]:
         UnknownName: If there is no such task.
         InputError: If the task or its data cannot be loaded.
     """
-    with _seeded():
+    with _seeded(), _without_bars():
         try:
             loaded = _load(spec)
         except (InputError, MemoryError):
@@ -111,6 +111,8 @@ def _build(definition: Definition, spec: TaskSpec) -> Any:
     config = {**load_yaml(definition.path), "task": definition.name}
     for field in _NO_TASK_FIELDS:
         config.pop(field, None)
+    if callable(config.get("process_docs")):
+        config["process_docs"] = _once(config["process_docs"])
     if rows is not None:
         config |= {"dataset_kwargs": None, "custom_dataset": _InMemory(rows)}
     if spec.data is not None and rows is not None:
@@ -172,6 +174,18 @@ class _InMemory:
         return {split: Dataset.from_list(rows) for split, rows in self._splits.items()}
 
 
+def _once(process: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Keep what a task makes of its rows: lm-eval asks for it again whenever it needs the items."""
+    done: dict[int, tuple[Any, Any]] = {}
+
+    def processed(rows: Any) -> Any:
+        if id(rows) not in done:
+            done[id(rows)] = rows, process(rows)
+        return done[id(rows)][1]
+
+    return processed
+
+
 def _load_by_name(spec: TaskSpec) -> dict[str, Any]:
     name = spec.name
     if not is_lm_eval_task(name):
@@ -207,3 +221,17 @@ def _seeded() -> Iterator[None]:
         random.setstate(states[0])
         numpy.random.set_state(states[1])
         logging.getLogger("lm_eval").setLevel(level)
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keep the progress bars of `datasets` out of the worker's log."""
+    import datasets
+
+    shown = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            datasets.enable_progress_bars()
