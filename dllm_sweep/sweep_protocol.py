@@ -6,7 +6,7 @@ before what is usual for the model's family.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -106,8 +106,12 @@ class _Maker:
 
     @cached_property
     def decoding(self) -> DecodingSpec:
-        """How text is generated for tasks of which neither the file nor the preset says more."""
-        return _canonical(self.file.decoding.over(self._usual))
+        """How text is generated for tasks that have no decoding of their own.
+
+        With a preset all that write have one: what the file says may fit only on top of it.
+        """
+        written = self.file.decoding if self.file.preset is None else DecodingEntry()
+        return _canonical(written.over(self._usual))
 
     @property
     def _usual(self) -> DecodingSpec:
@@ -150,11 +154,23 @@ class _Maker:
             return TaskSettings()
         return presets.load(self.file.preset).settings(task.name, self.facts.family)
 
-    def _decoding(self, task: TaskEntry, settings: TaskSettings) -> DecodingSpec:
+    def _decoding(self, task: TaskEntry, settings: TaskSettings) -> DecodingSpec | None:
+        """How a task is written; None if the preset says that it is not."""
         base = self._usual
+        if settings.decoding is None and task.name in self._scored:
+            return None
         if settings.decoding is not None:
             base = self._in_blocks(fitted(settings.decoding, self.facts.max_length))
         return _canonical(task.decoding.over(self.file.decoding.over(base)))
+
+    @cached_property
+    def _scored(self) -> frozenset[str]:
+        """Tasks of the preset in which nothing is written."""
+        if self.file.preset is None:
+            return frozenset()
+        preset, family = presets.load(self.file.preset), self.facts.family
+        written = {task for task in preset.tasks if preset.settings(task, family).decoding}
+        return frozenset(preset.tasks) - written
 
     def is_fitted(self, task: TaskEntry) -> bool:
         """Whether the preset's window for a task is too long for the model."""
@@ -176,11 +192,14 @@ class _Maker:
             if name not in names:
                 message = f"{name!r} is none of the sweep's tasks ({', '.join(names)})"
                 yield Finding(("models", index, "tasks", place), message)
+        problems: dict[tuple[Place, str], list[str]] = {}
         for task in self.entries:
             decoding = self._decoding(task, self._settings(task))
-            problem = self._problem(decoding)
+            problem = None if decoding is None else self._problem(decoding)
             if problem is not None:
-                yield Finding(self._place(task), f"{self._context(task)}{problem}")
+                problems.setdefault((self._place(task), problem), []).append(task.name)
+        for (where, problem), tasks in problems.items():
+            yield Finding(where, f"{self._context(tasks)}{problem}")
 
     def _problem(self, decoding: DecodingSpec) -> str | None:
         try:
@@ -201,11 +220,12 @@ class _Maker:
             return ("tasks", self.file.tasks.index(task), "decoding")
         return ("decoding",)
 
-    def _context(self, task: TaskEntry) -> str:
-        """For which task and family a problem is, where a preset makes them differ."""
+    def _context(self, tasks: Sequence[str]) -> str:
+        """For which tasks and model a problem is, where a preset makes them differ."""
         if self.file.preset is None:
             return ""
-        return f"with what preset {self.file.preset} says of {task.name}, "
+        preset, model = self.file.preset, self.model.name
+        return f"with what preset {preset} says of {model} and {', '.join(tasks)}: "
 
 
 def task_entries(file: SweepFile) -> tuple[TaskEntry, ...]:

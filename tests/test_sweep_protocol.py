@@ -82,6 +82,23 @@ def test_a_task_goes_before_the_file_and_that_before_the_preset(folder):
     assert (gsm8k.shots, humaneval.shots) == (4, 1)
 
 
+def test_what_fits_only_on_top_of_a_preset_is_no_problem_of_scored_tasks(folder):
+    (protocol,) = protocols(folder, models=["toy"], preset="paper", decoding={"steps": 128})
+    assert {protocol.decoding_of(protocol.task(name)).steps for name in ("gsm8k", "mbpp")} == {128}
+    assert protocol.task("piqa").decoding is None
+    assert protocol.decoding == DecodingSpec()
+
+
+def test_one_line_says_for_which_tasks_an_option_does_not_fit(folder):
+    keys = {"models": ["toy"], "preset": "paper"}
+    assert problems(folder, decoding={"block_length": 48}, **keys) == [
+        "line 1: decoding: with what preset paper says of toy and gsm8k, minerva_math: "
+        "block_length 48 does not divide gen_length 256",
+        "line 1: decoding: with what preset paper says of toy and humaneval, mbpp: "
+        "block_length 48 does not divide gen_length 512",
+    ]
+
+
 def test_draws_and_estimator_are_written_for_all_or_for_one(folder):
     tasks = ["piqa", {"name": "winogrande", "draws": 3, "estimator": "llada"}]
     (protocol,) = protocols(
