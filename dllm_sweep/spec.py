@@ -188,8 +188,8 @@ class DecodingSpec:
             `confidence_eos_eot_inf`).
         threshold: Write every position of the block that is at least so probable, and at least
             one, instead of a fixed number a step (Fast-dLLM, arXiv 2505.22618); None is off.
-        factor: Write the n surest positions for the largest n with (n + 1)(1 - p_n) < factor
-            (Fast-dLLM); None is off.
+        factor: Write the n surest positions for the largest n with (n + 1)(1 - p_n) < factor, and
+            the last position of a block with those before it (Fast-dLLM); None is off.
         cache: `none`, `prefix` or `dual`: keys and values of tokens outside the block are kept
             from the block's first step (Fast-dLLM). Approximate.
     """

@@ -51,7 +51,8 @@ def write(windows: Windows, rule: DecodingAlgorithm) -> None:
     length, model = windows.decoding.block_length, windows.model
     finished = None if model.block_size is None or windows.plain else FinishedBlocks(windows)
     blocks = -(-max(windows.length - start for start in windows.starts) // length)
-    for first in range(windows.length - blocks * length, windows.length, length):
+    begin = windows.length - blocks * length
+    for first in range(begin, windows.length, length):
         last = first + length
         if windows.decoding.cache != "none":
             _write_cached_block(windows, rule, first, last)
@@ -59,7 +60,8 @@ def write(windows: Windows, rule: DecodingAlgorithm) -> None:
             predict = partial(finished.predict, first=first, last=last)
             _write_block(windows, rule, predict, first, last)
         else:
-            _write_block(windows, rule, windows.predict, first, last)
+            # A mask token that the model has written is a mask still, and may be written anew.
+            _write_block(windows, rule, windows.predict, begin, last)
 
 
 def how_many(confidence: Tensor, valid: Tensor, least: int, decoding: DecodingSpec) -> Tensor:
@@ -78,7 +80,10 @@ def how_many(confidence: Tensor, valid: Tensor, least: int, decoding: DecodingSp
         # (n + 1)(1 - p_n) grows with n: the n that satisfy the bound are the first ones.
         number = torch.arange(1, valid.shape[1] + 1, device=valid.device)
         surest = probability.sort(dim=-1, descending=True).values
-        count = ((number + 1) * (1 - surest) < decoding.factor).sum(-1)
+        count = ((number + 1) * (1 - surest) < decoding.factor).sum(-1).clamp(min=1)
+        # The authors' code never leaves a single position for a step of its own.
+        masked = valid.sum(-1)
+        count = torch.where(count == masked - 1, masked, count)
     else:
         count = torch.zeros(len(valid), dtype=torch.int64, device=valid.device)
     return count.clamp(min=least)
@@ -130,17 +135,19 @@ def _write_step(
     """Predict the columns of rows and write the surest."""
     columns, valid = places
     decoding = windows.decoding
+    special = windows.model.special
+    ends = [*special.end_ids, *([] if special.turn_end_id is None else [special.turn_end_id])]
 
     def choose(logits: Tensor, draws: Draws) -> tuple[Tensor, Tensor]:
         greedy = decoding.temperature == 0
         tokens = logits.argmax(-1) if greedy else draws.gumbel_tokens(logits, decoding.temperature)
+        if decoding.defer_end:
+            # The other tokens' probabilities are those of a model without ends, as the authors'.
+            logits[..., ends] = -torch.inf
         return tokens, rule.confidence(logits, tokens, draws)
 
     tokens, confidence = windows.choose(rows, columns, valid, predict(rows, columns), choose)
     if decoding.defer_end:
-        special = windows.model.special
-        turn_end = () if special.turn_end_id is None else (special.turn_end_id,)
-        ends = torch.tensor((*special.end_ids, *turn_end))
-        confidence = confidence.masked_fill(torch.isin(tokens, ends), -torch.inf)
+        confidence = confidence.masked_fill(torch.isin(tokens, torch.tensor(ends)), -torch.inf)
     counts = how_many(confidence, valid, least, decoding)
     windows.write(rows, columns, tokens, highest(confidence, valid, counts))

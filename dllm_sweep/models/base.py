@@ -107,7 +107,12 @@ class DiffusionModel:
         out = self.host(input_ids=input_ids, attention_mask=mask, use_cache=False)
         if self.family.logit_shift == 0:
             return out.logits
-        return torch.cat((out.logits[:, :1], out.logits[:, :-1]), dim=1)
+        shifted = torch.cat((out.logits[:, :1], out.logits[:, :-1]), dim=1)
+        if attention_mask is not None:
+            # Before a row's first token there is only padding, whose output means nothing.
+            first = (attention_mask.cumsum(1) == 1) & attention_mask.bool()
+            shifted[first] = out.logits[first]
+        return shifted
 
     def logits_at(
         self, input_ids: Tensor, positions: Tensor, attention_mask: Tensor | None = None

@@ -52,7 +52,7 @@ def chosen_logits(
     body, stop = model.host.model, start + input_ids.shape[1]
     length = stop if cache is None else max(stop, cache.length)
     shown = None if shown is None or bool(shown.all()) else shown[:, :length]
-    reading = read_at(model.family.logit_shift, positions, start)
+    reading = read_at(model.family.logit_shift, positions, shown, start)
     slots = None if cache is None else Slots(cache, start)
 
     own = torch.arange(start, stop, device=input_ids.device)[None]
@@ -67,16 +67,27 @@ def chosen_logits(
     return logits
 
 
-def read_at(shift: int, positions: Tensor, start: int = 0) -> Tensor:
+def read_at(shift: int, positions: Tensor, shown: Tensor | None = None, start: int = 0) -> Tensor:
     """Give the positions at whose outputs the predictions for `positions` are read.
 
-    Position 0 of a shifted model has no prediction of its own and is read at 0, as in `logits`.
+    The first token of a row of a shifted model has no prediction of its own and is read at itself,
+    never at the padding before it: a row's logits do not depend on how it is padded.
+
+    Args:
+        shift: The family's.
+        positions: (B, W) int64, absolute.
+        shown: (B, L), 0 for padding; None if there is none.
+        start: First position whose output is computed.
 
     Raises:
         ValueError: If one of them is before `start`.
     """
+    if shift == 0:
+        return positions
     reading = (positions - shift).clamp(min=0)
-    if shift and start and bool((reading < start).any()):
+    if shown is not None:
+        reading = torch.maximum(reading, (shown.cumsum(1) == 0).sum(1, keepdim=True))
+    if start and bool((reading < start).any()):
         raise ValueError(
             f"a prediction is read {shift} position before, and position {start - 1} is not"
             f" forwarded: ask for positions from {start + shift} on"

@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -50,6 +51,22 @@ def test_equal_prompts_are_sampled_apart_without_seeds(model):
 def test_an_empty_prompt_is_continued_beside_a_long_one(model):
     alone = generate(model, [[]], **OPTIONS)
     assert generate(model, [[], PROMPTS[2]], **OPTIONS)[:1] == alone
+
+
+def test_a_mask_token_that_the_model_writes_is_a_mask_still_in_later_blocks(model, monkeypatch):
+    prompt, mask = PROMPTS[0], 126
+    monkeypatch.setattr(model, "special", replace(model.special, mask_id=mask))
+    ids, masks = torch.tensor([[*prompt, *[mask] * 8]]), []
+    for end in (8, 12):
+        for _ in range(2):
+            probability, tokens = model.logits(ids)[0].softmax(-1).max(-1)
+            candidates = [place for place in range(4, end) if ids[0, place] == mask]
+            for place in sorted(candidates, key=lambda one: -float(probability[one]))[:2]:
+                ids[0, place] = tokens[place]
+        masks.append([place for place in range(4, end) if ids[0, place] == mask])
+    assert masks == [[6, 7], [7, 8, 10, 11]]
+    answer = generate(model, [prompt], gen_length=8, block_length=4, steps=4)
+    assert answer == [ids[0, 4:].tolist()]
 
 
 def test_no_prompts_give_no_answers(model):

@@ -30,12 +30,12 @@ def test_a_threshold_takes_all_that_reach_it_and_at_least_one(values, threshold)
 
 
 @given(probabilities, st.floats(0.05, 4.0))
-def test_a_factor_takes_the_most_that_satisfy_its_bound_and_at_least_one(values, factor):
+def test_a_factor_takes_the_most_that_satisfy_its_bound_and_leaves_no_single_one(values, factor):
     surest = sorted(values, reverse=True)
     products = [(n + 1) * (1 - one) for n, one in enumerate(surest, start=1)]
     assume(all(abs(one - factor) > 1e-9 for one in products))
-    fits = [n for n, one in enumerate(products, start=1) if one < factor]
-    assert counts(values, factor=factor) == max([1, *fits])
+    most = max([1, *(n for n, one in enumerate(products, start=1) if one < factor)])
+    assert counts(values, factor=factor) == (len(values) if most == len(values) - 1 else most)
 
 
 def test_without_either_the_schedule_is_followed():
@@ -95,3 +95,19 @@ def test_deferred_end_is_written_last(model, monkeypatch):
     deferred = DecodingSpec(gen_length=8, block_length=8, steps=8, defer_end=True)
     sample(model, PROMPTS[:1], deferred, plain=True, on_step=lambda _, ids: seen.append(ids[-8:]))
     assert seen[1][first] == model.special.mask_id
+
+
+def test_a_deferred_end_leaves_the_others_the_probabilities_without_it(model, monkeypatch):
+    prompt, end, size = [79, 229], 13, 8
+    ids = torch.tensor([[*prompt, *[model.special.mask_id] * size]])
+    logits = model.logits(ids)[0, len(prompt) :].double()
+    usual = int(logits.softmax(-1).amax(-1).argmax())
+    logits[:, end] = -torch.inf
+    surest = int(logits.softmax(-1).amax(-1).argmax())
+    assert surest != usual
+    end_instead_of(model, monkeypatch, end)
+    decoding = DecodingSpec(gen_length=size, block_length=size, steps=size, defer_end=True)
+    seen = []
+    sample(model, [prompt], decoding, plain=True, on_step=lambda _, ids: seen.append(ids))
+    written = [one != model.special.mask_id for one in seen[1][len(prompt) :]]
+    assert written == [place == surest for place in range(size)]

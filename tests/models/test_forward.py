@@ -170,3 +170,14 @@ def test_a_shifted_prediction_is_read_one_position_earlier():
     assert read_at(0, torch.tensor([0, 1, 5])).tolist() == [0, 1, 5]
     with pytest.raises(ValueError, match="from 8 on"):
         read_at(1, torch.tensor([7]), start=7)
+
+
+def test_the_first_token_of_a_shifted_row_is_read_at_itself_however_it_is_padded(every_family):
+    model = every_family["dream"]
+    ids, shown = batch(left=(0, 5, 20))
+    first = torch.tensor([[0], [5], [20]])
+    padded = at(model.logits(ids, shown), first), model.logits_at(ids, first, shown)
+    alone = torch.stack(
+        [model.logits(ids[row : row + 1, place:])[0, :1] for row, place in enumerate(first)]
+    )
+    assert all(relative_error(found, alone) < 1e-5 for found in padded)
