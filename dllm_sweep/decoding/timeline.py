@@ -80,7 +80,7 @@ def _write_blind_step(windows: Windows, rule: BlindAlgorithm, share: Tensor) -> 
         chosen[number, :masked] = rule.picks(masked, share, windows.generators[row])
     rows, (columns, chosen) = _moving(windows, rows, chosen.any(1), columns, chosen)
     if rows:
-        order, valid = compact(chosen)
+        order, valid = compact(chosen, multiple=windows.multiple)
         columns = columns.gather(1, order).masked_fill(~valid, windows.length - 1)
         (tokens,) = _choose(windows, rows, columns, valid, None)
         windows.write(rows, columns, tokens, valid)

@@ -3,6 +3,7 @@ import torch
 
 from dllm_sweep.decoding import draws as module
 from dllm_sweep.decoding.draws import Draws
+from dllm_sweep.decoding.window import compact
 
 PLACES = torch.tensor([[2, 5, 6], [0, 1, 3]])
 
@@ -53,3 +54,11 @@ def test_fillers_take_no_random_numbers():
         few.categorical_tokens(logits)[:, :2], short.categorical_tokens(logits[:, :2])
     )
     assert torch.equal(few.generators[0].get_state(), generator.get_state())
+
+
+@pytest.mark.parametrize("multiple", [1, 4, 16])
+def test_the_chosen_places_come_first_and_fillers_are_marked(multiple):
+    chosen = torch.tensor([[False, True, False, True, True, False], [False] * 5 + [True]])
+    order, valid = compact(chosen, multiple=multiple)
+    assert order.shape[1] == {1: 3, 4: 4, 16: 6}[multiple]
+    assert [order[row][valid[row]].tolist() for row in (0, 1)] == [[1, 3, 4], [5]]

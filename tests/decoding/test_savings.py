@@ -93,6 +93,13 @@ def test_logits_in_small_parts_give_the_same_answers(trained, prompts, monkeypat
     assert sample(trained, prompts, decoding) == whole
 
 
+def test_more_places_than_are_masked_give_the_same_answers(trained, prompts, monkeypatch):
+    chosen = (DECODINGS[1], DECODINGS[4])
+    usual = [sample(trained, prompts, decoding) for decoding in chosen]
+    monkeypatch.setitem(window._MULTIPLE, "cpu", 16)
+    assert [sample(trained, prompts, decoding) for decoding in chosen] == usual
+
+
 def test_prompts_may_hold_mask_tokens(trained, prompts):
     prompt = [*prompts[0], trained.special.mask_id, *prompts[1]]
     decoding = DecodingSpec(gen_length=8, steps=4, block_length=8)
