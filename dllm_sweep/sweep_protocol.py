@@ -27,6 +27,11 @@ if TYPE_CHECKING:
 EMBEDDED_TEXT = CalibrationSpec(source="tiny-text", samples=32, length=128)
 """What presets calibrate the package's own models on: the text that they were trained on, and so
 little of it that it takes seconds on a CPU."""
+EMBEDDED_WINDOW = DecodingSpec(gen_length=32, steps=16)
+"""How long presets let the package's own models write, and in how many steps: their answers are a
+line long, and a study's hundreds of steps would take hours on a CPU to write nothing more."""
+EMBEDDED_DRAWS = 16
+"""The most Monte-Carlo draws that presets ask of them."""
 _EMBEDDED_DTYPE = "float32"
 """The package's own models are small, and made to run on CPUs."""
 _DTYPE = "bfloat16"
@@ -62,7 +67,13 @@ def fits_of(file: SweepFile, model: ModelEntry) -> Iterator[str]:
     if file.preset is None or longest is None:
         return
     shorter = [task.name for task in maker.entries if maker.is_fitted(task)]
-    if shorter:
+    if maker.facts.embedded:
+        yield (
+            f"preset {file.preset}: {model.name} is small, so it writes at most"
+            f" {EMBEDDED_WINDOW.gen_length} tokens in {EMBEDDED_WINDOW.steps} steps and scores"
+            f" with at most {EMBEDDED_DRAWS} draws"
+        )
+    elif shorter:
         yield (
             f"preset {file.preset}: {model.name} reads {longest} tokens, so {', '.join(shorter)}"
             f" write at most {longest // 2}"
@@ -71,12 +82,26 @@ def fits_of(file: SweepFile, model: ModelEntry) -> Iterator[str]:
         yield f"preset {file.preset}: {model.name} is calibrated on {EMBEDDED_TEXT}"
 
 
-def fitted(decoding: DecodingSpec, max_length: int | None) -> DecodingSpec:
-    """A preset's window, made shorter where it would leave a model less than half for the prompt.
+def fitted(settings: TaskSettings, facts: ModelFacts) -> TaskSettings:
+    """A preset's settings of a task, cut down for models that are too small for them.
 
-    Blocks and steps per token stay as they are.
+    A window that would leave a model less than half of what it reads for the prompt is made
+    shorter, with as many steps for each token; the package's own models get windows, steps and
+    draws that suit them.
     """
-    room = decoding.gen_length if max_length is None else max_length // 2
+    decoding, draws = settings.decoding, settings.draws
+    if facts.embedded and draws is not None:
+        draws = min(draws, EMBEDDED_DRAWS)
+    if decoding is not None and facts.embedded:
+        decoding = shortened(decoding, EMBEDDED_WINDOW.gen_length)
+        decoding = replace(decoding, steps=min(decoding.steps, EMBEDDED_WINDOW.steps))
+    elif decoding is not None and facts.max_length is not None:
+        decoding = shortened(decoding, facts.max_length // 2)
+    return replace(settings, decoding=decoding, draws=draws)
+
+
+def shortened(decoding: DecodingSpec, room: int) -> DecodingSpec:
+    """A window of at most `room` tokens; blocks and steps per token stay as they are."""
     if decoding.gen_length <= room:
         return decoding
     block = min(decoding.block_length, room)
@@ -152,6 +177,11 @@ class _Maker:
     def _settings(self, task: TaskEntry) -> TaskSettings:
         if self.file.preset is None:
             return TaskSettings()
+        return fitted(self._asked(task), self.facts)
+
+    def _asked(self, task: TaskEntry) -> TaskSettings:
+        """What the preset says of a task, whatever the model's size."""
+        assert self.file.preset is not None
         return presets.load(self.file.preset).settings(task.name, self.facts.family)
 
     def _decoding(self, task: TaskEntry, settings: TaskSettings) -> DecodingSpec | None:
@@ -160,7 +190,7 @@ class _Maker:
         if settings.decoding is None and task.name in self._scored:
             return None
         if settings.decoding is not None:
-            base = self._in_blocks(fitted(settings.decoding, self.facts.max_length))
+            base = self._in_blocks(settings.decoding)
         return _canonical(task.decoding.over(self.file.decoding.over(base)))
 
     @cached_property
@@ -174,8 +204,8 @@ class _Maker:
 
     def is_fitted(self, task: TaskEntry) -> bool:
         """Whether the preset's window for a task is too long for the model."""
-        asked = self._settings(task).decoding
-        return asked is not None and fitted(asked, self.facts.max_length) != asked
+        asked = self._asked(task)
+        return fitted(asked, self.facts) != asked
 
     def _estimator(self, task: TaskEntry, settings: TaskSettings) -> str:
         written = task.estimator or self.file.estimator

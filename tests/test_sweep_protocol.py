@@ -10,7 +10,7 @@ from dllm_sweep import presets
 from dllm_sweep.errors import SweepFileError
 from dllm_sweep.spec import DecodingSpec, ProtocolSpec, canonical
 from dllm_sweep.sweep_file import parse
-from dllm_sweep.sweep_protocol import fitted
+from dllm_sweep.sweep_protocol import shortened
 
 KINDS = {
     "toy": {"model_type": "llada", "max_sequence_length": 4096},
@@ -176,25 +176,38 @@ def test_a_presets_window_is_fitted_to_a_short_model(folder):
     assert protocol.decoding_of(protocol.task("minerva_math")).block_length == 64
 
 
+def test_models_of_the_package_get_windows_and_draws_that_suit_them(folder):
+    llada, dream = protocols(folder, models=["llada-tiny", "dream-tiny"], preset="paper")
+    for protocol in (llada, dream):
+        assert max(task.draws for task in protocol.tasks) == 16
+        for task in ("gsm8k", "minerva_math", "humaneval", "mbpp"):
+            decoding = protocol.decoding_of(protocol.task(task))
+            assert (decoding.gen_length, decoding.block_length, decoding.steps) == (32, 32, 16)
+    options = {"preset": "paper", "draws": 128, "decoding": {"gen_length": 64, "steps": 64}}
+    (written,) = protocols(folder, models=["llada-tiny"], **options)
+    assert {task.draws for task in written.tasks} == {128}
+    assert written.decoding_of(written.task("gsm8k")).gen_length == 64
+
+
 @given(
     blocks=st.integers(1, 16),
     block=st.integers(1, 64),
     steps=st.integers(1, 8),
-    longest=st.integers(2, 600),
+    room=st.integers(1, 300),
     sampler=st.sampled_from(["blockwise", "timeline"]),
 )
-def test_a_fitted_window_keeps_its_rules(blocks, block, steps, longest, sampler):
+def test_a_shortened_window_keeps_its_rules(blocks, block, steps, room, sampler):
     asked = DecodingSpec(
         gen_length=blocks * block,
         block_length=block,
         steps=blocks * min(steps, block),
         sampler=sampler,
     )
-    found = fitted(asked, longest)
-    if asked.gen_length <= longest // 2:
+    found = shortened(asked, room)
+    if asked.gen_length <= room:
         assert found == asked
         return
-    assert found.gen_length <= longest // 2
+    assert found.gen_length <= room
     assert 1 <= found.steps <= found.gen_length
     if sampler == "blockwise":
         assert found.gen_length % found.block_length == 0
