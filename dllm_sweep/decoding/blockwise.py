@@ -60,8 +60,10 @@ def write(windows: Windows, rule: DecodingAlgorithm) -> None:
             predict = partial(finished.predict, first=first, last=last)
             _write_block(windows, rule, predict, first, last)
         else:
-            # A mask token that the model has written is a mask still, and may be written anew.
-            _write_block(windows, rule, windows.predict, begin, last)
+            # A mask token that the model has written is a mask still, and may be written anew;
+            # not so under block-causal attention, where finished blocks are left behind.
+            left = begin if model.block_size is None else first
+            _write_block(windows, rule, windows.predict, left, last)
 
 
 def how_many(confidence: Tensor, valid: Tensor, least: int, decoding: DecodingSpec) -> Tensor:
