@@ -1,1 +1,1 @@
-"""The embedded tiny diffusion language model: its generated data and its training."""
+"""The embedded tiny diffusion language models: their generated data and their training."""

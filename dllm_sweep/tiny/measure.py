@@ -17,6 +17,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from dllm_sweep.catalog import USUAL_ALGORITHM
 from dllm_sweep.tiny import arithmetic, facts, programs
 from dllm_sweep.tiny.split import draw_distinct
 from dllm_sweep.tiny.tokenizer import END, load_tokenizer
@@ -79,14 +80,15 @@ def chosen_rightly(model: Any, tokenizer: Tokenizer, asked: Sequence[facts.Quest
 def continuations(
     model: Any, tokenizer: Tokenizer, prompts: Sequence[str], steps: int
 ) -> list[str]:
-    """What the model says behind each prompt, up to end-of-text."""
+    """What the model says behind each prompt, up to end-of-text, by its family's usual sampler."""
     from dllm_sweep.decoding import generate
 
+    usual = USUAL_ALGORITHM[model.family.sampler]
     ids = [tokenizer.encode(prompt).ids for prompt in prompts]
     said: list[list[int]] = []
     for start in range(0, len(ids), CHUNK):
         part = ids[start : start + CHUNK]
-        said += generate(model, part, gen_length=32, steps=steps, block_length=32)
+        said += generate(model, part, gen_length=32, steps=steps, algorithm=usual)
     return [tokenizer.decode(tokens[: _end(tokens)]) for tokens in said]
 
 

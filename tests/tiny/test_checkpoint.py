@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 
 from dllm_sweep.models import load_model
 from dllm_sweep.models.locate import EMBEDDED
-from dllm_sweep.tiny import corpus, facts, masking
+from dllm_sweep.tiny import corpus, facts, masking, measure
 from dllm_sweep.tiny.export import export
 from dllm_sweep.tiny.families import FAMILIES
 from dllm_sweep.tiny.network import Network
@@ -141,3 +141,16 @@ def test_both_models_know_the_answer_to_a_sum():
         hidden = len(ids) - 1
         shown = torch.tensor([[*ids[:hidden], MASK, END]])
         assert int(model.logits(shown)[0, hidden].argmax()) == ids[hidden]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_checkpoint_is_measured_with_its_familys_sampler(name):
+    model, tokenizer = load_model(f"{name}-tiny", device="cpu"), load_tokenizer(FOLDER)
+    problems = measure.sample_problems("chain-2", 6, seed=1)
+    said = measure.continuations(model, tokenizer, [one.prompt for one in problems], steps=16)
+    right = [
+        measure.answer_in(text) == one.answer for text, one in zip(said, problems, strict=True)
+    ]
+    assert all(right)
+    asked = measure.sample_questions("frequent", 6, seed=1)
+    assert sum(measure.chosen_rightly(model, tokenizer, asked)) >= 5
