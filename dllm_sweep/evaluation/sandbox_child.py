@@ -3,8 +3,8 @@
 It limits itself, shuts what a test of a function never needs, runs the program and then its
 tests, and reports on a pipe, with the token it was given, how that ended.
 
-Two things shut it: a filter of system calls in the Linux kernel, where there is one, and an audit
-hook of the interpreter, which also gives the program an exception that says what was refused.
+Two things shut it: the Linux kernel, where it can (seccomp for calls, Landlock for files), and an
+audit hook of the interpreter, which also gives the program an exception that says what was refused.
 """
 
 import json
@@ -33,6 +33,10 @@ _FORBIDDEN = (
 )
 _FORBIDDEN_MODULES = frozenset({"ctypes", "_ctypes"})
 """They change memory behind the interpreter's back."""
+_STARTING_MODULES = frozenset({"_posixsubprocess"})
+"""They start processes behind the hook's back."""
+_WRITING_MODULES = frozenset({"_dbm", "_gdbm", "_posixshmem", "_sqlite3"})
+"""They write files behind the hook's back."""
 _MOST_MADE = 200
 """Files opened for writing and folders made; the limit of a file's size holds for each."""
 _INSIDE_ONLY = (
@@ -42,8 +46,10 @@ _INSIDE_ONLY = (
     "os.link",
     "os.mkdir",
     "os.remove",
+    "os.removexattr",
     "os.rename",
     "os.rmdir",
+    "os.setxattr",
     "os.symlink",
     "os.truncate",
     "os.utime",
@@ -54,18 +60,18 @@ _REASON_CHARACTERS = 500
 # What the filter refuses: new programs and processes (a thread is a clone with CLONE_THREAD),
 # sockets, reaching into other processes, and ways around the filter. Numbers from Linux's unistd.h,
 # in this order: socket, connect, execve, execveat, kill, ptrace, process_vm_readv,
-# process_vm_writev, pidfd_open, pidfd_send_signal, unshare, setns, mount, io_uring_setup, and on
-# x86-64 fork and vfork.
+# process_vm_writev, pidfd_open, pidfd_send_signal, unshare, setns, mount, io_uring_setup, mknodat,
+# and on x86-64 fork, vfork and mknod.
 _MACHINES = {
     "x86_64": (
         0xC000003E,
         56,
-        (41, 42, 59, 322, 62, 101, 310, 311, 434, 424, 272, 308, 165, 425, 57, 58),
+        (41, 42, 59, 322, 62, 101, 310, 311, 434, 424, 272, 308, 165, 425, 259, 57, 58, 133),
     ),
     "aarch64": (
         0xC00000B7,
         220,
-        (198, 203, 221, 281, 129, 117, 270, 271, 434, 424, 97, 268, 40, 425),
+        (198, 203, 221, 281, 129, 117, 270, 271, 434, 424, 97, 268, 40, 425, 33),
     ),
 }
 """By machine: its number for audits, the call `clone`, and the calls that are refused."""
@@ -73,6 +79,16 @@ _CLONE3 = 435
 _CLONE_THREAD = 0x10000
 _OTHER_ABI = 0x40000000
 _EPERM, _ENOSYS = 1, 38
+_NO_NEW_PRIVILEGES = 38
+"""The option of prctl without which neither filter nor rules may be set."""
+
+# Landlock (Linux 5.13 and later), from linux/landlock.h; the calls' numbers are those of all
+# machines. Rights: write to files; remove folders and files; make devices, folders, files, sockets,
+# pipes and links; from version 2 on move between folders, from 3 on truncate.
+_CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446
+_ASK_VERSION, _PATH_BENEATH = 1, 1
+_CHANGES = (1 << 1) | sum(1 << bit for bit in range(4, 13))
+_MOVES, _TRUNCATES = 1 << 13, 1 << 14
 
 
 def limit(limits: dict[str, int]) -> None:
@@ -103,13 +119,40 @@ def filter_calls() -> bool:
 
     code = ctypes.create_string_buffer(program)
     whole = struct.pack("<HxxxxxxQ", len(program) // 8, ctypes.addressof(code))
-    prctl = ctypes.CDLL(None, use_errno=True).prctl
-    prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
     held = ctypes.create_string_buffer(whole)
-    set_no_new_privileges, set_filter, by_program = 38, 22, 2
-    if prctl(set_no_new_privileges, 1, 0, 0, 0):
+    set_filter, by_program = 22, 2
+    return _prctl(_NO_NEW_PRIVILEGES, 1) and _prctl(set_filter, by_program, ctypes.addressof(held))
+
+
+def keep_changes_inside(folder: str) -> bool:
+    """Let the kernel refuse changes of files outside `folder` from now on; say whether it does."""
+    if sys.platform != "linux":
         return False
-    return bool(prctl(set_filter, by_program, ctypes.addressof(held), 0, 0) == 0)
+    import ctypes
+
+    call = ctypes.CDLL(None).syscall
+    call.argtypes = [ctypes.c_long] * 5
+    version = call(_CREATE_RULESET, 0, 0, _ASK_VERSION, 0)
+    if version < 1:
+        return False
+    rights = _CHANGES | (_MOVES if version > 1 else 0) | (_TRUNCATES if version > 2 else 0)
+    handled = ctypes.create_string_buffer(struct.pack("<Q", rights), 8)
+    ruleset = call(_CREATE_RULESET, ctypes.addressof(handled), 8, 0, 0)
+    inside = os.open(folder, os.O_RDONLY)
+    allowed = ctypes.create_string_buffer(struct.pack("<Qi", rights, inside), 12)
+    added = call(_ADD_RULE, ruleset, _PATH_BENEATH, ctypes.addressof(allowed), 0) == 0
+    kept = added and _prctl(_NO_NEW_PRIVILEGES, 1) and call(_RESTRICT_SELF, ruleset, 0, 0, 0) == 0
+    os.close(inside)
+    os.close(ruleset)
+    return kept
+
+
+def _prctl(option: int, *values: int) -> bool:
+    import ctypes
+
+    prctl = ctypes.CDLL(None).prctl
+    prctl.argtypes = [ctypes.c_int] + [ctypes.c_ulong] * 4
+    return bool(prctl(option, *values, *[0] * (4 - len(values))) == 0)
 
 
 def _steps(machine: int, clone: int, refused: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
@@ -212,11 +255,13 @@ def main() -> None:
         reason = describe(error)
     else:
         del order
-        filtered = filter_calls()
+        # What the kernel does not refuse, modules could do that the hook does not see.
+        refused = _FORBIDDEN_MODULES
+        refused |= frozenset() if keep_changes_inside(os.getcwd()) else _WRITING_MODULES
+        refused |= frozenset() if filter_calls() else _STARTING_MODULES
         for name in [one for one in sys.modules if one.partition(".")[0] in _FORBIDDEN_MODULES]:
             del sys.modules[name]
-        # Without a filter, the module that starts processes behind the hook's back must go.
-        shut(os.getcwd(), _FORBIDDEN_MODULES | (set() if filtered else {"_posixsubprocess"}))
+        shut(os.getcwd(), refused)
         reason = run(program, tests)
     write(report_to, f"{token}\n{reason}".encode(errors="replace"))
     # Without waiting for threads or exit handlers of the program.

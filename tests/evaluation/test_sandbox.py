@@ -122,6 +122,24 @@ def test_files_outside_its_folder_cannot_be_written_changed_or_removed(tmp_path)
     assert kept.read_text() == "as it was"
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        "import sqlite3; sqlite3.connect({path!r}).execute('create table a (b)')",
+        "import sqlite3; d = sqlite3.connect(':memory:'); d.execute('attach {path!r} as f');"
+        " d.execute('create table f.a (b)')",
+        "import os; os.mkfifo({path!r})",
+        "import os; os.mknod({path!r})",
+        "from multiprocessing import shared_memory as s; s.SharedMemory({name!r}, True, 10)",
+    ],
+)
+def test_changes_outside_that_the_interpreters_hook_does_not_see_are_refused(change, tmp_path):
+    path = tmp_path / f"{tmp_path.name}-{os.getpid()}"
+    assert not run_program(change.format(path=str(path), name=path.name)).ok
+    assert not path.exists()
+    assert not Path("/dev/shm", path.name).exists()
+
+
 def test_its_own_folder_can_be_written_and_is_gone_afterwards():
     program = (
         "import os\nopen('note', 'w').write('x')\n"
