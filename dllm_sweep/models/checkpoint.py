@@ -52,10 +52,15 @@ def weight_files(folder: Path) -> list[Path]:
         CheckpointError: If there are none, or a shard is missing.
     """
     if (folder / _INDEX).is_file():
-        shards = sorted(set(_read_json(folder / _INDEX).get("weight_map", {}).values()))
+        places = _read_json(folder / _INDEX).get("weight_map")
+        shards = sorted(set(places.values())) if isinstance(places, dict) else []
         absent = [name for name in shards if not (folder / name).is_file()]
-        if absent or not shards:
-            raise CheckpointError(f"{folder}: {_INDEX} names files that are missing: {absent}")
+        if not shards:
+            raise CheckpointError(f"{folder}: {_INDEX} has no weight_map that names files")
+        if absent:
+            raise CheckpointError(
+                f"{folder}: {_INDEX} names files that are missing: {', '.join(absent)}"
+            )
         return [folder / name for name in shards]
     if (folder / _SINGLE).is_file():
         return [folder / _SINGLE]

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from dllm_sweep.errors import CheckpointError
-from dllm_sweep.models.family import LLAMA_GROUPS, Message, Special, end_ids
+from dllm_sweep.models.family import LLAMA_GROUPS, Message, Special
+from dllm_sweep.models.llama_layout import special_ids
 
 _BLOCK_TENSORS = {
     "attn_norm": "input_layernorm",
@@ -91,7 +92,7 @@ class LLaDAFamily:
         host = LlamaConfig(
             vocab_size=_vocabulary_size(config, folder),
             hidden_size=width,
-            intermediate_size=config.get("mlp_hidden_size") or config["mlp_ratio"] * width,
+            intermediate_size=config.get("mlp_hidden_size") or int(config["mlp_ratio"] * width),
             num_hidden_layers=config["n_layers"],
             num_attention_heads=heads,
             num_key_value_heads=_key_value_heads(config),
@@ -128,10 +129,7 @@ class LLaDAFamily:
 
     def special(self, config: Mapping[str, Any]) -> Special:
         """Read the mask, end and padding ids; LLaDA pads with its end token."""
-        ends, pad = end_ids(config), config.get("pad_token_id")
-        return Special(
-            mask_id=config["mask_token_id"], end_ids=ends, pad_id=ends[0] if pad is None else pad
-        )
+        return special_ids(config, config["mask_token_id"])
 
     def max_length(self, config: Mapping[str, Any]) -> int:
         """Give what config.json says."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -62,15 +63,17 @@ def load_model(
     folder = location.folder
     config = completed(name, read_config(folder))
     kind = _family(family, config, folder)
-    host = _build_host(kind, config, folder, _devices(device), _dtype(dtype))
+    with _reading_config(folder):
+        host_config = kind.build_config(config, folder)
+    special = _check_special(kind.special(config), host_config.vocab_size, folder)
+    host = _build_host(kind, host_config, folder, _devices(device), _dtype(dtype))
     tokenizer = load_tokenizer(folder, kind)
-    special = with_tokenizers_ids(kind.special(config), kind, tokenizer)
     model = DiffusionModel(
         name=name,
         host=host,
         family=kind,
         tokenizer=tokenizer,
-        special=_check_special(special, host, folder),
+        special=with_tokenizers_ids(special, kind, tokenizer, size=host_config.vocab_size),
         max_length=kind.max_length(config),
         block_size=kind.block_size(config),
     )
@@ -139,22 +142,33 @@ def check_bidirectional(model: DiffusionModel) -> None:
 
 
 def _changed(model: DiffusionModel, ids: torch.Tensor, start: int, stop: int) -> torch.Tensor:
-    changed = ids.clone()
-    changed[:, start:stop] = (ids[:, start:stop] + _SELF_TEST_LENGTH) % model.host.config.vocab_size
+    changed, size = ids.clone(), model.host.config.vocab_size
+    changed[:, start:stop] = (ids[:, start:stop] + (_SELF_TEST_LENGTH % size or 1)) % size
     return changed
+
+
+@contextmanager
+def _reading_config(folder: Path) -> Iterator[None]:
+    """Name config.json where a value is of another type than the host class takes."""
+    try:
+        yield
+    except CheckpointError:
+        raise
+    except Exception as error:
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"{folder}/config.json cannot be loaded: {reason}") from error
 
 
 def _build_host(
     family: ModelFamily,
-    config: Mapping[str, Any],
+    host_config: Any,
     folder: Path,
     devices: tuple[torch.device, ...],
     dtype: torch.dtype | None,
 ) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
-    host_config = family.build_config(config, folder)
-    with torch.device("meta"):
+    with _reading_config(folder), torch.device("meta"):
         host = AutoModelForCausalLM.from_config(host_config, attn_implementation="sdpa")
     expected = {name: tuple(value.shape) for name, value in host.state_dict().items()}
     if host_config.tie_word_embeddings:
@@ -192,10 +206,11 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
     return DTYPES[dtype]
 
 
-def _check_special(special: Special, host: nn.Module, folder: Path) -> Special:
-    size = host.config.vocab_size
+def _check_special(special: Special, size: int, folder: Path) -> Special:
+    if not special.end_ids:
+        raise CheckpointError(f"{folder}/config.json: eos_token_id names no token: add one there")
     ids = (special.mask_id, special.pad_id, *special.end_ids)
-    wrong = [one for one in ids if not isinstance(one, int) or not 0 <= one < size]
+    wrong = [one for one in ids if type(one) is not int or not 0 <= one < size]
     if wrong:
         raise CheckpointError(
             f"{folder}/config.json: token id {wrong[0]!r} is outside the vocabulary of {size}"

@@ -40,15 +40,16 @@ def load_tokenizer(folder: Path, family: ModelFamily) -> Any:
 
 
 def _reader(folder: Path, family: ModelFamily) -> Any:
-    """Choose the transformers class: the checkpoint's own if transformers has it."""
+    """Choose the transformers class that reads the folder's files."""
     import transformers
 
+    # This one file says all. A class that the checkpoint names, made for vocabulary and merges,
+    # would put rules of its own over the file's.
+    if (folder / "tokenizer.json").is_file():
+        return transformers.PreTrainedTokenizerFast
     named = _named_class(folder)
     if named is not None and hasattr(transformers, named):
         return getattr(transformers, named)
-    # The one file says all; a class for vocabulary and merges would put its own rules over it.
-    if (folder / "tokenizer.json").is_file():
-        return transformers.PreTrainedTokenizerFast
     return getattr(transformers, family.tokenizer_class or "AutoTokenizer")
 
 
@@ -60,11 +61,22 @@ def _named_class(folder: Path) -> str | None:
     return config.get("tokenizer_class") if isinstance(config, dict) else None
 
 
-def with_tokenizers_ids(special: Special, family: ModelFamily, tokenizer: Any) -> Special:
-    """Add the ids that only the tokenizer knows: begin-of-text and the end of a turn."""
+def with_tokenizers_ids(
+    special: Special, family: ModelFamily, tokenizer: Any, *, size: int
+) -> Special:
+    """Add the ids that only the tokenizer knows: begin-of-text and the end of a turn.
+
+    Args:
+        special: What config.json says.
+        family: The model's.
+        tokenizer: The checkpoint's, or None.
+        size: The model's vocabulary; an end of turn outside it cannot be written and is left out.
+    """
     if tokenizer is None:
         return special
     turn_end = tokenizer.get_vocab().get(family.turn_end)
+    if turn_end is not None and turn_end >= size:
+        turn_end = None
     return replace(special, bos_id=tokenizer.bos_token_id, turn_end_id=turn_end)
 
 

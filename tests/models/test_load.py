@@ -118,6 +118,40 @@ def test_a_token_id_outside_the_vocabulary_is_refused(write_checkpoint):
         load(write_checkpoint(mask_token_id=96))
 
 
+@pytest.mark.parametrize(
+    ("options", "what"),
+    [
+        ({"pad_token_id": [3]}, "pad_token_id"),
+        ({"eos_token_id": []}, "eos_token_id names no token"),
+        ({"mask_token_id": True}, "token id True"),
+        ({"rope_theta": "large"}, "cannot be loaded"),
+    ],
+)
+def test_a_value_of_the_wrong_type_in_config_is_one_line(write_checkpoint, options, what):
+    with pytest.raises(CheckpointError, match=what) as refused:
+        load(write_checkpoint(**options))
+    assert "config.json" in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_written_out_ratio_of_the_feed_forward_may_be_a_float(write_checkpoint):
+    folder = write_checkpoint(mlp_hidden_size=192, drop=("mlp_hidden_size",), mlp_ratio=4.0)
+    assert load(folder).host.config.intermediate_size == 192
+
+
+@pytest.mark.parametrize("places", [None, [], {}])
+def test_an_index_without_files_is_refused(write_checkpoint, places):
+    folder = write_checkpoint(shards=2)
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": places}))
+    with pytest.raises(CheckpointError, match="no weight_map"):
+        load(folder)
+
+
+def test_a_vocabulary_of_eight_tokens_passes_the_self_test(write_checkpoint):
+    options = {"vocab_size": 8, "embedding_size": 8, "mask_token_id": 7}
+    assert load(write_checkpoint(**options, eos_token_id=6, pad_token_id=6)).special.mask_id == 7
+
+
 def test_a_folder_without_config_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match=r"config\.json"):
         load(tmp_path)

@@ -80,7 +80,16 @@ def test_a_dream_tokenizer_in_one_file_gives_the_same_ids(tmp_path):
     assert [found(text)["input_ids"] for text in case["texts"]] == case["input_ids"]
 
 
-@pytest.mark.parametrize("named", ["PreTrainedTokenizerFast", "DreamTokenizer", None])
+@pytest.mark.parametrize(
+    "named",
+    [
+        "PreTrainedTokenizerFast",
+        "DreamTokenizer",
+        "Qwen2TokenizerFast",
+        "PreTrainedTokenizer",
+        None,
+    ],
+)
 def test_rules_of_a_tokenizer_in_one_file_are_kept(tmp_path, named):
     """Qwen2's class would cut "A1" before it looks into the file."""
     words = Tokenizer(models.WordLevel({"A1": 0, "<unk>": 1}, unk_token="<unk>"))
