@@ -154,7 +154,7 @@ def _header(role: str) -> str:
 
 
 def _check_supported(config: Mapping[str, Any], folder: Path) -> None:
-    missing = [key for key in _REQUIRED if config.get(key) is None]
+    missing = [key for key in _REQUIRED if config.get(key) in (None, [])]
     if not config.get("mlp_hidden_size") and not config.get("mlp_ratio"):
         missing.append("mlp_hidden_size")
     if missing:

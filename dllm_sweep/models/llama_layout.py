@@ -61,7 +61,7 @@ def check(
     Raises:
         CheckpointError: Naming every missing key, or every switch that is not supported.
     """
-    missing = [key for key in (*SIZES, *required) if config.get(key) is None]
+    missing = [key for key in (*SIZES, *required) if config.get(key) in (None, [])]
     if rope_theta(config) is None:
         missing.append("rope_theta")
     if missing:
@@ -115,8 +115,7 @@ def host_options(config: Mapping[str, Any]) -> dict[str, Any]:
 def special_ids(config: Mapping[str, Any], mask_id: int) -> Special:
     """Read the end and padding ids; padding is the end token where none is given."""
     ends, pad = end_ids(config), config.get("pad_token_id")
-    first = ends[0] if ends else None
-    return Special(mask_id=mask_id, end_ids=ends, pad_id=first if pad is None else pad)
+    return Special(mask_id=mask_id, end_ids=ends, pad_id=ends[0] if pad is None else pad)
 
 
 def _heads(config: Mapping[str, Any]) -> list[str]:

@@ -207,8 +207,6 @@ def _dtype(dtype: str | torch.dtype | None) -> torch.dtype | None:
 
 
 def _check_special(special: Special, size: int, folder: Path) -> Special:
-    if not special.end_ids:
-        raise CheckpointError(f"{folder}/config.json: eos_token_id names no token: add one there")
     ids = (special.mask_id, special.pad_id, *special.end_ids)
     wrong = [one for one in ids if type(one) is not int or not 0 <= one < size]
     if wrong:

@@ -122,7 +122,7 @@ def test_a_token_id_outside_the_vocabulary_is_refused(write_checkpoint):
     ("options", "what"),
     [
         ({"pad_token_id": [3]}, "pad_token_id"),
-        ({"eos_token_id": []}, "eos_token_id names no token"),
+        ({"eos_token_id": []}, "has no eos_token_id"),
         ({"mask_token_id": True}, "token id True"),
         ({"rope_theta": "large"}, "cannot be loaded"),
     ],
