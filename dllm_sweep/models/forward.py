@@ -158,7 +158,9 @@ def _run_last(
     return _run(block, chosen, (cos[0][reading], sin[0][reading]), mask, Given(keys, values))
 
 
-def _keys_values(attention: nn.Module, states: Tensor, cos: Tensor, sin: Tensor) -> Rotary:
+def _keys_values(
+    attention: nn.Module, states: Tensor, cos: Tensor, sin: Tensor
+) -> tuple[Tensor, Tensor]:
     """Compute rotated keys and values (B, H, N, D) as transformers' attention does."""
     from transformers.models.llama.modeling_llama import rotate_half
 
