@@ -85,7 +85,7 @@ def test_a_store_of_an_unknown_version_is_refused(sql_store, store_url):
 def test_a_store_of_an_older_version_is_refused_with_the_command(
     on_sqlite, sql_store, store_url, monkeypatch
 ):
-    monkeypatch.setattr("dllm_sweep.db.connect.head", lambda: "0003")
+    monkeypatch.setattr("dllm_sweep.db.connect.head", lambda: "9999")
     command = f"dllm-sweep db upgrade --store {store_url}"
     with pytest.raises(SchemaOutOfDate, match=command):
         open_store(store_url)
