@@ -240,3 +240,60 @@ def test_a_data_set_in_the_cache_needs_no_network(offline):
 @pytest.mark.parametrize("name", ["tiny_facts", "squadv2"])
 def test_tasks_with_data_of_their_own_pass(offline, name):
     check_task_data(TaskSpec(name=name))
+
+
+OWN = """
+task: mine
+dataset_path: json
+dataset_kwargs: {data_files: {test: rows.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{question}}"
+doc_to_target: "{{label}}"
+doc_to_choice: ["yes", "no"]
+"""
+
+
+@pytest.fixture
+def own_task(tmp_path):
+    """A task of a user's own with rows beside it."""
+    path = tmp_path / "own" / "mine.yaml"
+    write(path.parent / "rows.jsonl", [{"question": "2 + 2 = 4?", "label": 0}])
+    path.write_text(OWN)
+    return path
+
+
+def test_a_task_with_rows_of_its_own_keeps_them_whatever_folder_is_named(own_task):
+    task = TaskSpec(name=str(own_task), data=str(DATA))
+    check_task_data(task)
+    assert rows_of(task) == ["2 + 2 = 4?"]
+    assert data_files(task) == ()
+    assert task_digest(task.name, task.data) == task_digest(task.name)
+
+
+def test_a_group_runs_members_with_rows_of_their_own_beside_those_with_local_data(own_task):
+    group = own_task.with_name("group.yaml")
+    listed = "task: [mmlu_philosophy, mmlu_astronomy, mine]"
+    group.write_text(f"group: g\n{listed}\naggregate_metric_list: [{{metric: acc}}]\n")
+    spec = TaskSpec(name=str(group), data=str(DATA), shots=0)
+    assert list(load_tasks(spec)["tasks"]) == ["mmlu_philosophy", "mine"]
+    assert [path.parent.name for path in data_files(spec)] == ["philosophy"]
+
+
+@pytest.mark.parametrize(
+    ("written", "instead", "complaint"),
+    [
+        ("dataset_path: json", "", r"mine\.yaml: no dataset_path"),
+        ("test_split: test", "test_split: tset", "cannot be loaded: KeyError: 'tset'"),
+        ("{{question}}", "{{question", "TemplateSyntaxError: unexpected end of template"),
+        ("test: rows.jsonl", "test: gone.jsonl", "gone.jsonl cannot be read"),
+    ],
+)
+def test_a_mistake_in_a_users_own_task_is_told_before_anything_runs(
+    own_task, capfd, written, instead, complaint
+):
+    own_task.write_text(OWN.replace(written, instead))
+    with pytest.raises(InputError, match=complaint) as caught:
+        check_task_data(TaskSpec(name=str(own_task)))
+    assert "\n" not in str(caught.value)
+    assert capfd.readouterr() == ("", "")

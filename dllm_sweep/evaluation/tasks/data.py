@@ -47,14 +47,17 @@ _FIELDS: Mapping[str, Mapping[str, tuple[type, ...]]] = {
 
 
 def present(definition: Definition, data: str | None) -> tuple[Definition, ...]:
-    """The tasks to be run: of a group with local data only the members that have some.
+    """The tasks to be run: of a group with local data only the members that have some or rows of
+    their own.
 
     Raises:
         InputError: If no member has.
     """
     if data is None or not definition.members:
         return definition.single
-    found = tuple(one for one in definition.members if _place(one, data) is not None)
+    found = tuple(
+        one for one in definition.members if one.own_rows or _place(one, data) is not None
+    )
     return found or (_refuse(definition.members[0], data),)
 
 
@@ -70,6 +73,7 @@ def data_files(spec: TaskSpec) -> tuple[Path, ...]:
     return tuple(
         path
         for one in present(definition, spec.data)
+        if not one.own_rows
         for files in split_files(one, spec.data, one.shots(spec.shots)).values()
         for path in files
     )

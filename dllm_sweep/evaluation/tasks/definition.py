@@ -99,6 +99,14 @@ class Definition:
         return str(self.config.get("dataset_path") or ""), None if subset is None else str(subset)
 
     @property
+    def own_rows(self) -> Mapping[str, Path]:
+        """Files by split that the task's file itself names, as JSON lines beside it; else none."""
+        files = (self.config.get("dataset_kwargs") or {}).get("data_files")
+        names = files if isinstance(files, Mapping) else {}
+        mine = self.data_set[0] == "json" and all(isinstance(one, str) for one in names.values())
+        return {split: self.path.parent / file for split, file in names.items()} if mine else {}
+
+    @property
     def metric_names(self) -> tuple[str, ...] | None:
         """The metrics that the task or group reports; None if only running it tells."""
         if self.members:
@@ -124,7 +132,7 @@ def known_tasks() -> dict[str, str]:
 
 def _rows_of(name: str) -> str:
     found = find(name)
-    if found is None or found.single[0].data_set[0] == "json":
+    if found is None or found.single[0].own_rows:
         return "with the package"
     return f"hub ({found.single[0].data_set[0]}), or a folder named by `data`"
 

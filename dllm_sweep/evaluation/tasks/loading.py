@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 import random
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from io import StringIO
 from typing import Any
 
 from dllm_sweep.errors import InputError, UnknownName
 from dllm_sweep.evaluation.tasks import hub
 from dllm_sweep.evaluation.tasks.data import Rows, load_rows, present, read_rows
-from dllm_sweep.evaluation.tasks.definition import Definition, find, known_tasks
+from dllm_sweep.evaluation.tasks.definition import FOLDER, Definition, find, known_tasks
 from dllm_sweep.spec import TaskSpec
 
 _SHUFFLE_SEED = 0
@@ -31,16 +33,8 @@ def load_tasks(spec: TaskSpec) -> dict[str, Any]:
         UnknownName: If there is no such task.
         InputError: If the task or its data cannot be loaded.
     """
-    with _seeded(), _without_bars():
-        try:
-            loaded = _load(spec)
-        except (InputError, MemoryError):
-            raise
-        except Exception as error:
-            reason = next(iter(str(error).splitlines()), "")
-            raise InputError(
-                f"task {spec.name!r} cannot be loaded: {type(error).__name__}: {reason}"
-            ) from error
+    with _seeded(), _without_bars(), _telling(spec.name):
+        loaded = _load(spec)
     for task in loaded["tasks"].values():
         _set_shots(task, spec)
     return loaded
@@ -66,9 +60,9 @@ def check_task_data(spec: TaskSpec) -> None:
     """Refuse, before any model is loaded, a task whose data or packages are not at hand, or a
     metric that it does not have.
 
-    Local data are read and their fields checked; of a data set on the hub it is asked whether it
-    is in this machine's cache or reachable. Tasks of lm-eval that are written in Python cannot be
-    looked into.
+    Local data are read and their fields checked; a user's own task with local data makes its first
+    prompt; of a data set on the hub it is asked whether it is in this machine's cache or reachable.
+    Tasks of lm-eval that are written in Python cannot be looked into.
 
     Raises:
         UnknownName: If the task has no metric of the name that is to stand for it.
@@ -87,8 +81,21 @@ def check_task_data(spec: TaskSpec) -> None:
         raise UnknownName(f"metric of task {spec.name!r}", spec.metric, names)
     for one in present(definition, spec.data):
         _check_packages(one)
+        if not (one.data_set[0] or "custom_dataset" in one.config):
+            raise InputError(f"{one.path}: no dataset_path")
         if _rows(one, spec) is None:
             hub.check_data_set(one.name, *one.data_set)
+        elif one.path.parent != FOLDER and not one.stock and find_spec("lm_eval") is not None:
+            _try_prompt(one, spec)
+
+
+def _try_prompt(definition: Definition, spec: TaskSpec) -> None:
+    """Refuse a user's own task whose file lm-eval cannot make a first prompt of."""
+    said = StringIO()
+    with redirect_stdout(said), redirect_stderr(said), _seeded(), _telling(definition.name):
+        task = _build(definition, spec)
+        _set_shots(task, spec)
+        task.build_all_requests(limit=1)
 
 
 def _load(spec: TaskSpec) -> dict[str, Any]:
@@ -123,12 +130,11 @@ def _build(definition: Definition, spec: TaskSpec) -> Any:
 
 def _rows(definition: Definition, spec: TaskSpec) -> dict[str, Rows] | None:
     """Rows by split from local files; None if the data are on the hub."""
+    if definition.own_rows:
+        return {split: read_rows(path) for split, path in definition.own_rows.items()}
     if spec.data is not None:
         return load_rows(definition, spec.data, definition.shots(spec.shots))
-    files = (definition.config.get("dataset_kwargs") or {}).get("data_files")
-    if definition.config.get("dataset_path") != "json" or not isinstance(files, Mapping):
-        return None
-    return {split: read_rows(definition.path.parent / file) for split, file in files.items()}
+    return None
 
 
 def _group(definition: Definition, tasks: Mapping[str, Any]) -> Any:
@@ -203,6 +209,18 @@ def _set_shots(task: Any, spec: TaskSpec) -> None:
     own = task.get_config("num_fewshot")
     task.set_config(key="num_fewshot", value=(own or 0) if spec.shots is None else spec.shots)
     task.set_fewshot_seed(seed=_FEWSHOT_SEED)
+
+
+@contextmanager
+def _telling(name: str) -> Iterator[None]:
+    """Say of whatever lm-eval and `datasets` raise which task it was, in one line."""
+    try:
+        yield
+    except (InputError, MemoryError):
+        raise
+    except Exception as error:
+        reason = f"{type(error).__name__}: {next(iter(str(error).splitlines()), '')}".rstrip(": ")
+        raise InputError(f"task {name!r} cannot be loaded: {reason}") from error
 
 
 @contextmanager
