@@ -24,10 +24,10 @@ SCORES = {
 }
 
 
-@pytest.fixture
-def path(tmp_path):
-    """A store with two trials of a published model, under its name and under another."""
-    path = tmp_path / "store.db"
+@pytest.fixture(scope="module")
+def path(tmp_path_factory):
+    """A store that nobody writes to: two trials of a published model, by its name and another."""
+    path = tmp_path_factory.mktemp("compared") / "store.db"
     for sweep, model in (
         ("hub", ModelRef(name=INSTRUCT, revision="abc")),
         ("tiny", ModelRef(name="llada-tiny")),
