@@ -62,6 +62,26 @@ def test_rows_are_found_in_each_documented_place_and_form(tmp_path, place):
     assert rows_of(spec(tmp_path)) == [row["question"] for row in ROWS]
 
 
+@pytest.mark.parametrize(
+    ("name", "place"),
+    [
+        ("arc_easy", "ai2_arc/ARC-Easy/test"),
+        ("hellaswag", "hellaswag/data/validation"),
+        ("hellaswag", "data/validation"),
+        ("humaneval", "openai_humaneval/openai_humaneval/test"),
+        ("mbpp", "mbpp/full/test"),
+        ("winogrande", "winogrande/winogrande_xl/validation"),
+    ],
+)
+def test_copies_of_hub_repositories_are_read_as_they_are(tmp_path, name, place):
+    split = place.rpartition("/")[2]
+    rows = read_rows(DATA / name / f"{split}.jsonl")[:2]
+    write(tmp_path / f"{place}-00000-of-00001.parquet", rows)
+    task = TaskSpec(name=name, shots=0, data=str(tmp_path))
+    check_task_data(task)
+    assert data_files(task) == (tmp_path / f"{place}-00000-of-00001.parquet",)
+
+
 def test_parts_of_a_parquet_data_set_are_read_in_order(tmp_path):
     for part in range(3):
         name = f"test-0000{part}-of-00003.parquet"

@@ -189,8 +189,9 @@ def _places(definition: Definition, data: str) -> Iterator[Path]:
         return
     for folder in (named, *folders):
         yield root / folder
-        if subset is not None:
-            yield root / folder / subset
+        # On the hub, a data set without subsets keeps its files in `data` or under its own name.
+        for inner in ("data", last) if subset is None else (subset,):
+            yield root / folder / inner
 
 
 def _files(folder: Path, split: str) -> tuple[Path, ...]:
