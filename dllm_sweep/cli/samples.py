@@ -59,6 +59,6 @@ def samples_command(
     if doc is not None and form == "table":
         click.echo("\n".join(map(render_one, chosen)), nl=False)
         return
-    click.echo(render_samples(chosen, form), nl=False)
+    click.echo(render_samples(chosen, form, name), nl=False)
     if form == "table":
         click.echo(f"\n{summary(pairs)}{why and f'; full precision: {why}'}")

@@ -64,13 +64,19 @@ def pair_up(own: Sequence[Sample], full: Sequence[Sample]) -> tuple[Pair, ...]:
     return tuple(Pair(one, known.get((one.task, one.doc_id))) for one in own)
 
 
-def render_samples(pairs: Sequence[Pair], form: str) -> str:
-    """Write pairs as `table`, `json` or `csv`; the last two have the texts whole."""
+def render_samples(pairs: Sequence[Pair], form: str, task: str) -> str:
+    """Write pairs as `table`, `json` or `csv`; the last two have the texts whole.
+
+    Args:
+        pairs: The items.
+        form: How they are written.
+        task: The task that was asked for; the table names the tasks of others, a group's members.
+    """
     if form == "json":
         return json.dumps([_record(pair) for pair in pairs], indent=1, ensure_ascii=False) + "\n"
     if form == "csv":
         return as_csv(_flat(pairs))
-    return plain(_short(pairs)) if pairs else "no such items\n"
+    return plain(_short(pairs, task)) if pairs else "no such items\n"
 
 
 def render_one(pair: Pair) -> str:
@@ -129,9 +135,9 @@ def _facts(sample: Sample) -> str:
     return "\n".join(lines)
 
 
-def _short(pairs: Sequence[Pair]) -> Listing:
+def _short(pairs: Sequence[Pair], asked: str) -> Listing:
     compared = any(pair.full is not None for pair in pairs)
-    several = len({pair.own.task for pair in pairs}) > 1
+    several = any(pair.own.task != asked for pair in pairs)
     rows = []
     for pair in pairs:
         own, full = pair.own, pair.full

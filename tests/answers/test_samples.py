@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from dllm_sweep.evaluation.sample import Sample
-from dllm_sweep.reports.samples import pair_up, summary
+from dllm_sweep.reports.samples import pair_up, render_samples, summary
 
 ROOT = Path(__file__).parents[2]
 ONE = Sample(
@@ -47,6 +47,12 @@ def test_a_change_is_told_by_score_text_and_prompt(own, change):
     assert pair.change == change
     (turned,) = pair_up([ONE], [replace(ONE, **own)])
     assert turned.change == {"lost": "gained"}.get(change, change)
+
+
+def test_a_member_of_a_group_is_named_even_if_it_is_the_only_one_shown():
+    pairs = pair_up([replace(ONE, task="group_member")], [])
+    assert "group_member" in render_samples(pairs, "table", "group")
+    assert "group_member" not in render_samples(pairs, "table", "group_member")
 
 
 def test_the_difference_is_that_of_pairs():
