@@ -158,10 +158,7 @@ class Controller:
         self._board.wake(self._clock())
         if self._clock() >= self._next_refresh_s:
             self._refresh()
-        self._desk.seat()
-        if not self._stopping and not self._desk.fill():
-            self._look_soon()
-        self._desk.want()
+        self._hand_out()
         if not self._desk.flights and (self._stopping or not self._anything_left()):
             return False
         for finished in self._pool.wait(self._patience_s()):
@@ -171,6 +168,16 @@ class Controller:
             self._lander.look_soon = False
             self._look_soon()
         return True
+
+    def _hand_out(self) -> None:
+        """Give idle workers their next units, also those that come up at once for what is left."""
+        came_up = True
+        self._desk.seat()
+        while came_up:
+            if not self._stopping and not self._desk.fill():
+                self._look_soon()
+            self._desk.want()
+            came_up = self._desk.seat()
 
     @property
     def _stopping(self) -> bool:

@@ -92,17 +92,18 @@ class Dispatcher:
         wanted = policy.wanted(self._board, idle)
         return self._pool.want(wanted)
 
-    def seat(self) -> None:
-        """Take note of workers that came up or were let go."""
+    def seat(self) -> bool:
+        """Take note of workers that came up or were let go; returns whether any came up."""
         workers = {worker.id: worker for worker in self._pool.workers()}
         gone = [n for n in self._seats if n not in workers and n not in self.flights]
         for number in gone:
             self.unseat(number, "let go")
-        for number, worker in workers.items():
-            if number not in self._seats:
-                self._seats[number] = Seat(worker=number, demand=worker.demand)
-                self.hosts[number] = worker.host
-                self._display.worker_joined(number, worker.host)
+        new = {number: worker for number, worker in workers.items() if number not in self._seats}
+        for number, worker in new.items():
+            self._seats[number] = Seat(worker=number, demand=worker.demand)
+            self.hosts[number] = worker.host
+            self._display.worker_joined(number, worker.host)
+        return bool(new)
 
     def unseat(self, worker: int, why: str) -> None:
         """Take note that a worker is gone."""

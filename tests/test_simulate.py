@@ -3,7 +3,7 @@
 import math
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dllm_sweep.controller import Controller, Pace, Stop
@@ -252,6 +252,7 @@ def test_every_unit_runs_once_and_none_before_its_weights(rows, gpus, mtbf_s, se
 
 
 @settings(deadline=None, max_examples=20)
+@example(rows=[("fp", "m", [1.0], 1), ("fp", "m", [134.0], 4)], gpus=3)
 @given(rows=some_trials, gpus=st.integers(1, 6))
 def test_no_worker_is_idle_while_a_trial_waits(rows, gpus):
     trials = [
