@@ -58,6 +58,39 @@ def filtered(logits: Tensor, decoding: DecodingSpec) -> Tensor:
     return logits
 
 
+def surest(
+    windows: Windows,
+    rows: Sequence[int],
+    places: tuple[Tensor, Tensor],
+    confidence: Tensor,
+    counts: Tensor,
+) -> Tensor:
+    """The `counts` (B,) most confident places of each row, (B, W) bool.
+
+    Where top-p leaves a position one token, its probability is 1, and such positions tie. The
+    authors leave ties to torch.topk over the whole sequence in float32, whose choice depends on
+    where the others stand. So do we, for each row without its padding, whatever else is in the
+    batch.
+
+    Args:
+        windows: The batch.
+        rows: Its rows.
+        places: Columns (B, W) and whether they are masked (B, W), as `Windows.columns` gives them.
+        confidence: (B, W).
+        counts: How many of each row are due.
+    """
+    columns, valid = places
+    chosen = torch.zeros_like(valid)
+    for number, row in enumerate(rows):
+        own = valid[number]
+        where = columns[number] - (windows.length - windows.lengths[row])
+        whole = torch.full((windows.lengths[row],), -torch.inf)
+        whole[where[own]] = confidence[number, own].float()
+        best = whole.topk(int(counts[number])).indices
+        chosen[number] = own & torch.isin(where, best)
+    return chosen
+
+
 def write(windows: Windows, rule: DecodingAlgorithm | BlindAlgorithm) -> None:
     """Write the windows of one batch in place."""
     if isinstance(rule, BlindAlgorithm):
@@ -105,8 +138,10 @@ def _write_ranked_step(windows: Windows, rule: DecodingAlgorithm, share: Tensor)
         # Drawing n without replacement from softmax(c / temperature), as torch.multinomial does:
         # the n highest of probability / exponential noise, here in logarithms.
         noise = windows.draws(rows, columns, valid).exponential().double()
-        confidence = confidence / temperature - noise.log()
-    windows.write(rows, columns, tokens, highest(confidence, valid, counts))
+        chosen = highest(confidence / temperature - noise.log(), valid, counts)
+    else:
+        chosen = surest(windows, rows, (columns, valid), confidence, counts)
+    windows.write(rows, columns, tokens, chosen)
 
 
 def _write_above_threshold(windows: Windows, rule: DecodingAlgorithm, threshold: float) -> None:
@@ -126,7 +161,8 @@ def _write_above_threshold(windows: Windows, rule: DecodingAlgorithm, threshold:
         tokens, confidence = _choose(windows, rows, columns, valid, rule)
         sure = (confidence >= threshold) & valid
         counts = torch.minimum(due, sure.sum(1)).clamp(min=1)
-        windows.write(rows, columns, tokens, highest(confidence, valid, counts))
+        chosen = surest(windows, rows, (columns, valid), confidence, counts)
+        windows.write(rows, columns, tokens, chosen)
 
 
 def _choose(

@@ -89,3 +89,28 @@ def test_greedy_answers_do_not_depend_on_top_p_and_top_k_where_only_the_order_is
     options = {**OPTIONS, "algorithm": "maskgit_plus", "steps": 1}
     plain = generate(shifted, PROMPTS, **options)
     assert generate(shifted, PROMPTS, top_k=3, top_p=0.5, **options) == plain
+
+
+def test_positions_that_tie_are_taken_as_the_authors_take_them_in_any_batch(shifted):
+    # With one token left by top-p every position has probability 1.
+    decoding = DecodingSpec(
+        sampler="timeline", algorithm="maskgit_plus", gen_length=24, steps=7, top_p=1e-6
+    )
+    prompts = [[5, 9, 17], [40], [8] * 9]
+    together = sample(shifted, prompts, decoding, plain=True)
+    for prompt, one in zip(prompts, together, strict=True):
+        assert sample(shifted, [prompt], decoding)[0].tokens == one.tokens
+        assert list(one.tokens) == tied(shifted, prompt, decoding)
+
+
+def tied(model, prompt, decoding):
+    """Greedy tokens, written where torch.topk finds the equal ones."""
+    mask = model.special.mask_id
+    ids = torch.tensor([[*prompt, *[mask] * decoding.gen_length]])
+    for share in shares(decoding.steps):
+        masked = ids[0] == mask
+        count = transfer_count(int(masked.sum()), share)
+        best = model.logits(ids)[0].argmax(-1)
+        sure = torch.where(masked, 1.0, -torch.inf).topk(count).indices
+        ids[0, sure] = best[sure]
+    return ids[0, len(prompt) :].tolist()
