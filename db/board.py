@@ -10,10 +10,8 @@ from sqlalchemy.engine import Connection
 from dllm_sweep.db.claims import waits_s
 from dllm_sweep.db.schema import MetricRow, Trial, UnitRow
 from dllm_sweep.db.transitions import RetryPolicy
-from dllm_sweep.records import Score, TrialRow, TrialState, UnitStanding, UnitTime
+from dllm_sweep.records import OPEN_STATES, Score, TrialRow, TrialState, UnitStanding, UnitTime
 from dllm_sweep.spec import Unit
-
-_OPEN = (TrialState.PENDING, TrialState.RUNNING)
 
 _CURRENT = (UnitRow.trial_id == Trial.id) & (UnitRow.generation == Trial.generation)
 """Units of the weights that a trial's results are measured on."""
@@ -78,7 +76,7 @@ def units(connection: Connection, sweep_id: int) -> tuple[UnitStanding, ...]:
             unit.state == "DONE",
         )
         .join(Trial, _CURRENT)
-        .where(Trial.sweep_id == sweep_id, Trial.state.in_(_OPEN))
+        .where(Trial.sweep_id == sweep_id, Trial.state.in_(OPEN_STATES))
         .order_by(Trial.priority.desc(), Trial.id, unit.position)
     )
     return tuple(

@@ -9,9 +9,7 @@ from dllm_sweep.db.board import NEWEST_TIMES
 from dllm_sweep.db.memory_rows import MemoryTrial
 from dllm_sweep.db.result_rows import finite
 from dllm_sweep.db.transitions import RetryPolicy, waits_s
-from dllm_sweep.records import Score, TrialRow, TrialState, UnitResult, UnitStanding, UnitTime
-
-_OPEN = (TrialState.PENDING, TrialState.RUNNING)
+from dllm_sweep.records import OPEN_STATES, Score, TrialRow, UnitResult, UnitStanding, UnitTime
 
 
 def trial_row(trial: MemoryTrial, now_s: float, policy: RetryPolicy) -> TrialRow:
@@ -41,7 +39,7 @@ def units(trials: Iterable[MemoryTrial]) -> tuple[UnitStanding, ...]:
     return tuple(
         UnitStanding(trial_id=trial.id, unit=unit, estimated_s=estimated_s, done=key in trial.done)
         for trial in trials
-        if trial.state in _OPEN
+        if trial.state in OPEN_STATES
         for key, (unit, estimated_s) in trial.units.items()
     )
 

@@ -11,12 +11,11 @@ from sqlalchemy.engine import Connection
 
 from dllm_sweep.db.clock import db_now
 from dllm_sweep.db.schema import Attempt, Sweep, Trial, UnitRow
-from dllm_sweep.records import Holder, TrialState
+from dllm_sweep.records import OPEN_STATES, Holder, TrialState
 
 if TYPE_CHECKING:
     from dllm_sweep.db.store import SqlStore
 
-_OPEN = (TrialState.PENDING, TrialState.RUNNING)
 _CURRENT = (UnitRow.trial_id == Trial.id) & (UnitRow.generation == Trial.generation)
 
 
@@ -50,7 +49,7 @@ class SweepStanding:
     @property
     def is_over(self) -> bool:
         """Whether nothing waits and nothing runs."""
-        return not any(self.trials.get(state) for state in _OPEN)
+        return not any(self.trials.get(state) for state in OPEN_STATES)
 
     @property
     def is_run(self) -> bool:
@@ -154,7 +153,7 @@ def _trial_counts(connection: Connection, ids: Sequence[int]) -> dict[int, dict[
 def _unit_counts(connection: Connection, ids: Sequence[int]) -> dict[int, Any]:
     unit = UnitRow.__table__.c
     done = unit.state == "DONE"
-    waits = sa.and_(unit.state != "DONE", Trial.state.in_(_OPEN))
+    waits = sa.and_(unit.state != "DONE", Trial.state.in_(OPEN_STATES))
     # What was taken over from another sweep took no time here, and tells nothing of this one's.
     own = Trial.reused_from.is_(None)
     measured = sa.and_(done, own, unit.wall_s.is_not(None), unit.estimated_s > 0)
@@ -168,7 +167,7 @@ def _unit_counts(connection: Connection, ids: Sequence[int]) -> dict[int, Any]:
             _sum(measured, unit.estimated_s).label("spent_estimated_s"),
         )
         .join(Trial, _CURRENT)
-        .where(Trial.sweep_id.in_(ids), Trial.state.in_((*_OPEN, "SUCCEEDED", "FAILED")))
+        .where(Trial.sweep_id.in_(ids), Trial.state.in_((*OPEN_STATES, "SUCCEEDED", "FAILED")))
         .group_by(Trial.sweep_id)
     )
     return {row.sweep_id: row for row in connection.execute(query)}

@@ -7,7 +7,7 @@ method does not read are dropped, defaults are written out, lists are sorted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from dllm_sweep import catalog, costs
 from dllm_sweep.errors import InputError
 from dllm_sweep.grid import Method, Model, method_of, parameters_of, points
-from dllm_sweep.records import PlannedTrial, PlannedUnit
+from dllm_sweep.records import OPEN_STATES, PlannedTrial, PlannedUnit, TrialRow
 from dllm_sweep.spec import (
     FULL_PRECISION,
     FULL_PRECISION_BITS,
@@ -89,13 +89,19 @@ def make_plan(file: SweepFile, *, gpus: float | None = None) -> Plan:
     )
 
 
-def check_data(plan: Plan) -> None:
+def check_data(plan: Plan, stored: Sequence[TrialRow] = ()) -> None:
     """Make sure that all tasks of a plan have their data, before anything is stored or started.
+
+    Args:
+        plan: The plan.
+        stored: What the store has of it: trials that are over there ask for no data.
 
     Raises:
         InputError: It names the first task without, and what to do.
     """
-    tasks = {task for trial in plan.trials if _runs(trial) for task in trial.spec.protocol.tasks}
+    over = {row.key for row in stored if row.state not in OPEN_STATES}
+    trials = [one for one in plan.trials if _runs(one) and one.spec.key not in over]
+    tasks = {task for trial in trials for task in trial.spec.protocol.tasks}
     for task in sorted(tasks, key=lambda task: task.name):
         catalog.check_data(task)
 

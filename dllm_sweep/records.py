@@ -28,6 +28,10 @@ class TrialState(StrEnum):
     """The combination is not legal; the plan says why."""
 
 
+OPEN_STATES = (TrialState.PENDING, TrialState.RUNNING)
+"""States of trials that are not over."""
+
+
 class EndReason(StrEnum):
     """Why an attempt ended, apart from the trial's state."""
 

@@ -18,7 +18,7 @@ from dllm_sweep.interrupts import INTERRUPTED, Interrupts
 from dllm_sweep.outfit import Outfit, Shelves
 from dllm_sweep.progress import Display, display
 from dllm_sweep.racing import Race
-from dllm_sweep.records import Lease, TrialState
+from dllm_sweep.records import OPEN_STATES, Lease
 
 if TYPE_CHECKING:
     from dllm_sweep.db.store import SqlStore
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from dllm_sweep.workers.capacity import Machine
     from dllm_sweep.workers.ray_pool import RayPool
     from dllm_sweep.workers.store_actor import StoreLink
-
-_OPEN = (TrialState.PENDING, TrialState.RUNNING)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,14 +185,14 @@ def launch(
     """
     from dllm_sweep.db.connect import open_store
     from dllm_sweep.plan import check_data, make_plan
-    from dllm_sweep.stored import preferred, resolve_store
+    from dllm_sweep.stored import preferred, resolve_store, stored_trials
     from dllm_sweep.sweep_file import read
 
     sweep_file = read(Path(file), settings)
     plan = make_plan(sweep_file)
-    check_data(plan)
     given = None if store is None else str(store)
     address = resolve_store(preferred(given, sweep_file.store_address))
+    check_data(plan, stored_trials(address, plan.name))
     opened = open_store(address)
     try:
         opened.plan_sweep(plan.name, plan.source, plan.trials)
@@ -255,7 +253,7 @@ def _outfit(run: _Run, machines: Sequence[Machine]) -> Outfit:
         given=run.options.resources,
         written=resources_of(row.source),
         machines=machines,
-        trials=[trial for trial in run.store.trials(row.id) if trial.state in _OPEN],
+        trials=[trial for trial in run.store.trials(row.id) if trial.state in OPEN_STATES],
         limit=run.options.actors,
     )
 

@@ -102,13 +102,14 @@ def launch_command(
     sweep_file = read(file, settings)
     store = preferred(store, sweep_file.store_address)
     plan = make_plan(sweep_file)
-    check_data(plan)
     if detach:
         from dllm_sweep.cli.detached import launch_detached
 
+        check_data(plan)
         launch_detached(store, plan, options, reuse=not fresh)
         return
     before = stored_trials(store, plan.name)
+    check_data(plan, before)
     with any_store(store) as opened:
         opened.plan_sweep(plan.name, plan.source, plan.trials, reuse=not fresh)
     click.echo(launch_note(plan, standings(plan, before), before), err=_is_json(options))

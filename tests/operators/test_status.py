@@ -1,6 +1,7 @@
 """`status` and `sweeps`: who runs what, how far, how long still."""
 
 import dataclasses
+import re
 
 import pytest
 
@@ -16,7 +17,7 @@ def test_status_says_who_runs_the_sweep_and_how_far_it_is(bench):
     text = bench.cli("status").output
     assert "sweep 'demo': 2 pending, 1 running, 1 succeeded; 4 of 15 units done" in text
     assert "run by process 1 on here, its lease for" in text
-    assert "on here (cpu) for 0 s, heard 0 s ago" in text
+    assert re.search(r"on here \(cpu\) for \d+ s, heard \d+ s ago", text)
 
 
 def test_what_is_left_is_corrected_by_how_long_the_done_units_took(bench):
