@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "examples" / "cluster" / "slurm.sh"
-JOB_ID = str(os.getpid() % 9000 + 1000)
+JOB_IDS = count(os.getpid() % 9000 + 1000)
 
 SRUN = """\
 #!/bin/bash
@@ -42,7 +43,13 @@ if os.environ.get("WAIT"):
 
 
 @pytest.fixture
-def site(tmp_path):
+def job_id():
+    """Another one for each job: the ports of the one before may still be closing."""
+    return str(next(JOB_IDS))
+
+
+@pytest.fixture
+def site(tmp_path, job_id):
     """A Slurm job's environment, with its programs replaced by ones that run everything here."""
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -53,7 +60,7 @@ def site(tmp_path):
         (programs / name).chmod(0o755)
     return os.environ | {
         "PATH": f"{programs}:{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "SLURM_JOB_ID": JOB_ID,
+        "SLURM_JOB_ID": job_id,
         "SLURM_JOB_NODELIST": "node-[a-b]",
         "SLURM_LOG": str(tmp_path / "log"),
         "DLLM_SWEEP_STORE": "postgresql://nobody@localhost/nothing",
@@ -62,7 +69,7 @@ def site(tmp_path):
 
 
 @pytest.fixture
-def job(site, tmp_path):
+def job(site, tmp_path, job_id):
     """Starts the script; afterwards nothing of it is left."""
     started = []
 
@@ -83,7 +90,7 @@ def job(site, tmp_path):
         if process.poll() is None:
             process.terminate()
             process.wait(timeout=30)
-    shutil.rmtree(f"/tmp/ray-{JOB_ID}", ignore_errors=True)
+    shutil.rmtree(f"/tmp/ray-{job_id}", ignore_errors=True)
 
 
 def wait_for(condition, what, seconds=90):
@@ -105,13 +112,13 @@ def test_the_job_starts_two_nodes_with_a_token_and_runs_the_sweep(job, tmp_path)
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_job_that_is_preempted_stops_softly_and_goes_back_into_the_queue(job, tmp_path):
+def test_a_job_that_is_preempted_stops_softly_and_goes_back_into_the_queue(job, tmp_path, job_id):
     process = job(WAIT="1")
     log = tmp_path / "log"
     wait_for(lambda: log.exists(), (tmp_path / "out").read_text)
     process.send_signal(signal.SIGUSR1)
     assert process.wait(timeout=60) == 130
-    assert log.read_text().splitlines()[-1] == f"requeue {JOB_ID}"
+    assert log.read_text().splitlines()[-1] == f"requeue {job_id}"
 
 
 def test_without_a_store_that_outlives_the_nodes_the_job_says_so(site, tmp_path):
