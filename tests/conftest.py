@@ -31,20 +31,11 @@ def build_model(*, seed=0, layers=2, dtype=torch.float32):
     config.is_causal = False
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        host = LlamaForCausalLM(config).eval().to(dtype)
+        host = LlamaForCausalLM(config)
         for name, parameter in host.named_parameters():
             scale = 0.3 if "norm" in name else 0.2
-            parameter.data = (torch.randn(parameter.shape) * scale + ("norm" in name)).to(dtype)
-    for block in host.model.layers:
-        block.self_attn.is_causal = False
-    return DiffusionModel(
-        name="small",
-        host=host.requires_grad_(False),
-        family=LLADA,
-        tokenizer=None,
-        special=Special(mask_id=VOCABULARY - 1, end_ids=(1,), pad_id=1),
-        max_length=LENGTH,
-    )
+            parameter.data = torch.randn(parameter.shape) * scale + ("norm" in name)
+    return small_model("small", host.to(dtype), LLADA)
 
 
 def build_dream(*, seed=0, layers=2, dtype=torch.float32, tied=False):
@@ -72,17 +63,22 @@ def build_dream(*, seed=0, layers=2, dtype=torch.float32, tied=False):
     config.is_causal = False
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        host = Qwen2ForCausalLM(config).eval().to(dtype)
+        host = Qwen2ForCausalLM(config)
         for name, parameter in host.named_parameters():
             mean = 1.0 if "norm" in name else 0.1 if "embed" in name else 0.0
             scale = 0.3 if "norm" in name else 0.12
-            parameter.data = (torch.randn(parameter.shape) * scale + mean).to(dtype)
+            parameter.data = torch.randn(parameter.shape) * scale + mean
+    return small_model("small dream", host.to(dtype), DREAM)
+
+
+def small_model(name, host, family):
+    """A host with random weights as the model of a family."""
     for block in host.model.layers:
         block.self_attn.is_causal = False
     return DiffusionModel(
-        name="small dream",
-        host=host.requires_grad_(False),
-        family=DREAM,
+        name=name,
+        host=host.eval().requires_grad_(False),
+        family=family,
         tokenizer=None,
         special=Special(mask_id=VOCABULARY - 1, end_ids=(1,), pad_id=1),
         max_length=LENGTH,
