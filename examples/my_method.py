@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from dllm_sweep.calibration.batch import CalibrationBatch
-from dllm_sweep.methods.base import ProgressCallback, QuantizationReport, no_progress
+from dllm_sweep.methods.base import ALONE, QuantizationReport, Workspace
 from dllm_sweep.methods.parameters import Patterns, require
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.affine import fake_quantize, fit_grid, grouped, storage_bits, weight_family
@@ -60,7 +60,7 @@ class MyMethod:
         calibration: Sequence[CalibrationBatch],
         *,
         seed: int = 0,
-        progress: ProgressCallback = no_progress,
+        workspace: Workspace = ALONE,
     ) -> QuantizationReport:
         """Quantize `model` in place and say what was done to each linear."""
         symmetric = self.symmetric if scheme.symmetric is None else scheme.symmetric
@@ -86,5 +86,5 @@ class MyMethod:
                 ),
             )
             rows.append(row)
-        progress(len(model.blocks), len(model.blocks))
+        workspace.progress(len(model.blocks), len(model.blocks))
         return QuantizationReport(modules=tuple(rows))

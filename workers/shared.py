@@ -1,38 +1,20 @@
-"""The stages that trials share: tokenized text, activation statistics, transformed weights."""
+"""The stages that trials share: tokenized text and activation statistics."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Protocol
 
-import torch
 from safetensors.torch import load_file, save_file
 
 from dllm_sweep.calibration import load as load_calibration
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.input_statistics import InputStatistics, input_statistics
-from dllm_sweep.spec import CalibrationSpec, ModelRef, Parameters, to_json
+from dllm_sweep.spec import CalibrationSpec, ModelRef, to_json
 from dllm_sweep.workers.stages import Stage, StageCache
 
 _TENSORS = ".safetensors"
-
-
-class Transform(Protocol):
-    """A change of a full-precision model's weights that does not depend on any text, such as a
-    rotation, with parameters that decide it completely."""
-
-    name: str
-    version: int
-    """Raised by hand whenever the same parameters give other weights."""
-
-    @property
-    def parameters(self) -> Parameters:
-        """All of them, sorted by name."""
-
-    def apply(self, model: DiffusionModel) -> None:
-        """Change the parameters of `model`, in place; no parameter comes or goes."""
 
 
 def calibration_batches(
@@ -105,36 +87,3 @@ def activation_statistics(
 
     tensors = load_file(cache.file(stage, make))
     return {name: InputStatistics.of(tensors, name) for name in model.linears()}
-
-
-@torch.no_grad()
-def transformed_weights(
-    cache: StageCache, model: DiffusionModel, ref: ModelRef, transform: Transform
-) -> None:
-    """Transform a model's weights in place, or read them as they were transformed before.
-
-    Args:
-        cache: Where the stage is kept.
-        model: In full precision, as it was loaded.
-        ref: The model's name and content.
-        transform: What is done to it.
-    """
-    if ref.digest is None:
-        transform.apply(model)
-        return
-    what = [transform.name, transform.version, to_json(transform.parameters)]
-    inputs = [ref.digest, str(model.dtype), model.device.type, what]
-    stage = Stage(name="transformed", version=1, inputs=inputs, suffix=_TENSORS)
-    found = cache.find(stage)
-    if found is None:
-        transform.apply(model)
-        cache.keep(stage, lambda path: save_file(_parameters(model), path))
-        return
-    tensors = load_file(found)
-    for name, parameter in model.host.named_parameters():
-        parameter.copy_(tensors[name])
-
-
-def _parameters(model: DiffusionModel) -> dict[str, torch.Tensor]:
-    named = model.host.named_parameters()
-    return {name: parameter.detach().cpu().contiguous() for name, parameter in named}

@@ -18,6 +18,7 @@ from dllm_sweep.errors import QuantizationError
 from dllm_sweep.evaluation.evaluate import evaluate_task
 from dllm_sweep.evaluation.tasks import check_task_data
 from dllm_sweep.methods import build as build_method
+from dllm_sweep.methods.base import Workspace
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.models.load import load_model, weight_bytes
 from dllm_sweep.outlier_study import outliers
@@ -133,7 +134,11 @@ class Workbench:
         started = time.monotonic()
         self._holds = None
         report = method.quantize(
-            model, trial.scheme, batches, seed=trial.seed, progress=_log_progress
+            model,
+            trial.scheme,
+            batches,
+            seed=trial.seed,
+            workspace=Workspace(progress=_log_progress),
         )
         seconds = time.monotonic() - started
         _refuse_broken_weights(model)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.errors import QuantizationError
 from dllm_sweep.methods import rtn
-from dllm_sweep.methods.base import ProgressCallback, QuantizationReport, no_progress
+from dllm_sweep.methods.base import ALONE, QuantizationReport, Workspace
 from dllm_sweep.methods.layerwise import require_text
 from dllm_sweep.methods.parameters import Patterns, require
 from dllm_sweep.models.base import DiffusionModel, LinearGroup
@@ -29,9 +29,9 @@ from dllm_sweep.quant.capture import (
     BlockInputs,
     Call,
     capture_first_block,
+    counted,
     evaluating,
     record_calls,
-    without_padding,
 )
 from dllm_sweep.quant.fuse import divide_outputs, multiply_inputs, takes_output_scales
 from dllm_sweep.quant.hessian import exact_products
@@ -96,7 +96,7 @@ class Awq:
         calibration: Sequence[CalibrationBatch],
         *,
         seed: int = 0,
-        progress: ProgressCallback = no_progress,
+        workspace: Workspace = ALONE,
     ) -> QuantizationReport:
         """Quantize `model` in place; nothing is random, so `seed` is not used.
 
@@ -116,7 +116,7 @@ class Awq:
                 if index + 1 < len(model.blocks):
                     inputs.advance(block)
                 walk.round(index, seen)
-                progress(index + 1, len(model.blocks))
+                workspace.progress(index + 1, len(model.blocks))
         return QuantizationReport(modules=tuple(walk.rows[name] for name in chosen))
 
 
@@ -167,12 +167,12 @@ class _Walk:
     ) -> Tensor:
         around = inspected(block, group)
         calls = record_calls(block, around, inputs)
-        tokens = [without_padding(c.hidden, t) for c, t in zip(calls, inputs.tokens, strict=True)]
+        tokens = [counted(c.hidden, w) for c, w in zip(calls, inputs.weights, strict=True)]
         sample = _subsample(tokens, self.method.clip_tokens)
         source, channels = block.get_submodule(group.source), tokens[0].shape[-1]
         if not (self.method.search_scale and takes_output_scales(source, channels)):
             return sample
-        error = OutputError(block.get_submodule(around), calls, inputs.tokens)
+        error = OutputError(block.get_submodule(around), calls, inputs.weights)
         linears = [block.get_submodule(name) for name in names]
 
         def loss(scales: Tensor) -> float:
@@ -229,12 +229,12 @@ class OutputError:
     Attributes:
         module: In full precision.
         calls: What it is called with.
-        tokens: (B, L) bool for each call, False for padding; None if there is no padding.
+        weights: (B, L) for each call, how much a token counts; None if all count the same.
     """
 
     module: nn.Module
     calls: Sequence[Call]
-    tokens: Sequence[Tensor | None]
+    weights: Sequence[Tensor | None]
     expected: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -246,9 +246,11 @@ class OutputError:
         total = torch.zeros((), dtype=torch.float64, device=self.expected[0].device)
         count = 0
         with _weights_replaced(linears, weights):
-            for call, expected, tokens in zip(self.calls, self.expected, self.tokens, strict=True):
+            for call, expected, weights in zip(
+                self.calls, self.expected, self.weights, strict=True
+            ):
                 change = (call.repeat(self.module).float() - expected.float()).square()
-                kept = without_padding(change, tokens)
+                kept = counted(change, weights)
                 total += kept.sum(dtype=torch.float64)
                 count += kept.numel()
         return float(total) / count

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
+import torch
+
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.models.base import DiffusionModel
+from dllm_sweep.quant.input_statistics import InputStatistics, input_statistics
 from dllm_sweep.records import ModuleRow
 from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
 
@@ -15,8 +18,32 @@ ProgressCallback = Callable[[int, int], None]
 """Called with (blocks done, blocks in all)."""
 
 
+Statistics = Callable[[DiffusionModel, Sequence[CalibrationBatch]], Mapping[str, InputStatistics]]
+"""Measures what the linears of a full-precision model read, by full name."""
+
+
 def no_progress(done: int, total: int) -> None:
     """Report nothing: the default of `progress`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Workspace:
+    """What surrounds one quantization; nothing of it changes the result.
+
+    Attributes:
+        progress: Called after every block.
+        device: Where blocks are computed; None is where their weights are. Weights that are on the
+            CPU can stay there: each block visits the device while it is worked on.
+        statistics: Measures inputs, or finds them measured.
+    """
+
+    progress: ProgressCallback = no_progress
+    device: torch.device | None = None
+    statistics: Statistics = input_statistics
+
+
+ALONE = Workspace()
+"""Nobody watches, and nothing is kept."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +85,7 @@ class Method(Protocol):
         calibration: Sequence[CalibrationBatch],
         *,
         seed: int = 0,
-        progress: ProgressCallback = no_progress,
+        workspace: Workspace = ALONE,
     ) -> QuantizationReport:
         """Quantize `model` in place.
 

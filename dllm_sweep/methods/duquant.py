@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from dllm_sweep.calibration.batch import CalibrationBatch
-from dllm_sweep.methods.base import ProgressCallback, QuantizationReport, no_progress
+from dllm_sweep.methods.base import ALONE, QuantizationReport, Workspace
 from dllm_sweep.methods.layerwise import require_text
 from dllm_sweep.methods.parameters import require
 from dllm_sweep.methods.rounding import Rounding
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.apply import select
-from dllm_sweep.quant.capture import BlockInputs, visit_inputs
+from dllm_sweep.quant.capture import BlockInputs, counted, visit_inputs
 from dllm_sweep.quant.fuse import transform_online
 from dllm_sweep.quant.greedy_rotation import (
     fitting_block,
@@ -31,7 +31,6 @@ from dllm_sweep.quant.greedy_rotation import (
     telling_tokens,
 )
 from dllm_sweep.quant.hessian import exact_products
-from dllm_sweep.quant.input_statistics import input_statistics
 from dllm_sweep.quant.linear import transformed
 from dllm_sweep.quant.smoothing import smooth
 from dllm_sweep.spec import QuantScheme
@@ -90,7 +89,7 @@ class Duquant(Rounding):
         calibration: Sequence[CalibrationBatch],
         *,
         seed: int = 0,
-        progress: ProgressCallback = no_progress,
+        workspace: Workspace = ALONE,
     ) -> QuantizationReport:
         """Quantize `model` in place; `seed` decides the random parts of the rotations.
 
@@ -101,10 +100,10 @@ class Duquant(Rounding):
         chosen = frozenset(select(model.linears(), self.modules, self.skip_modules))
         require_text(calibration)
         with exact_products():
-            statistics = input_statistics(model, calibration)
+            statistics = workspace.statistics(model, calibration)
         smooth(model, statistics, alpha=self.alpha, norms_only=False, chosen=chosen)
         search = _Search(self, model, chosen, seed)
-        return self.round(model, scheme, calibration, progress, search.prepare)
+        return self.round(model, scheme, calibration, workspace, search.prepare)
 
 
 PLUGIN = Duquant
@@ -143,9 +142,9 @@ class _Search:
         kept: dict[str, list[Tensor]] = {name: [] for name in names}
 
         def see(name: str, activations: Tensor, batch: int) -> None:
-            shown = inputs.tokens[batch]
+            weights = inputs.weights[batch]
             for row, sequence in enumerate(transformed(block.get_submodule(name), activations)):
-                x = sequence if shown is None else sequence[shown[row].to(sequence.device)]
+                x = counted(sequence, None if weights is None else weights[row])
                 kept[name].append(telling_tokens(x, share))
 
         visit_inputs(block, names, inputs, see)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dllm_sweep.calibration.batch import CalibrationBatch
-from dllm_sweep.methods.base import ProgressCallback, QuantizationReport, no_progress
+from dllm_sweep.methods.base import ALONE, QuantizationReport, Workspace
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.spec import FULL_PRECISION, QuantScheme
 
@@ -33,7 +33,7 @@ class FullPrecision:
         calibration: Sequence[CalibrationBatch],
         *,
         seed: int = 0,
-        progress: ProgressCallback = no_progress,
+        workspace: Workspace = ALONE,
     ) -> QuantizationReport:
         """Do nothing and report no module."""
         return QuantizationReport(modules=())

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from dllm_sweep.calibration.batch import CalibrationBatch
-from dllm_sweep.methods.base import ProgressCallback, QuantizationReport, no_progress
+from dllm_sweep.methods.base import ALONE, QuantizationReport, Workspace
 from dllm_sweep.methods.layerwise import Solution, Solver, quantize_layerwise
 from dllm_sweep.methods.parameters import Patterns, require
 from dllm_sweep.models.base import DiffusionModel
@@ -252,7 +252,7 @@ class Gptq:
         calibration: Sequence[CalibrationBatch],
         *,
         seed: int = 0,
-        progress: ProgressCallback = no_progress,
+        workspace: Workspace = ALONE,
     ) -> QuantizationReport:
         """Quantize `model` in place; nothing is random, so `seed` is not used.
 
@@ -285,7 +285,7 @@ class Gptq:
             true_sequential=self.true_sequential,
             modules=self.modules,
             skip_modules=self.skip_modules,
-            progress=progress,
+            workspace=workspace,
         )
 
 

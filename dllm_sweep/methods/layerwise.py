@@ -14,15 +14,15 @@ from torch import Tensor, nn
 
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.errors import QuantizationError
-from dllm_sweep.methods.base import ProgressCallback, QuantizationReport
+from dllm_sweep.methods.base import QuantizationReport, Workspace
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.apply import install, select
 from dllm_sweep.quant.capture import (
     BlockInputs,
     capture_first_block,
+    counted,
     evaluating,
     visit_inputs,
-    without_padding,
 )
 from dllm_sweep.quant.hessian import Hessian, exact_products
 from dllm_sweep.quant.linear import ActivationQuantization, transform_of, transformed
@@ -70,7 +70,7 @@ def quantize_layerwise(
     true_sequential: bool,
     modules: Iterable[str],
     skip_modules: Iterable[str],
-    progress: ProgressCallback,
+    workspace: Workspace,
     reads_inputs: bool = True,
     prepare: Prepare | None = None,
 ) -> QuantizationReport:
@@ -88,7 +88,7 @@ def quantize_layerwise(
         true_sequential: Whether later layers of a block see its earlier ones quantized.
         modules: Patterns of the layers to quantize.
         skip_modules: Patterns of those left out.
-        progress: Called after every block.
+        workspace: What surrounds the work.
         reads_inputs: Whether the solver wants Hessians.
         prepare: Puts transforms in front of a block's linears, given its inputs.
 
@@ -110,7 +110,7 @@ def quantize_layerwise(
                 walk.quantize_stage(index, stage, inputs if reads_inputs else None)
             if index + 1 < len(model.blocks):
                 inputs.advance(block)
-            progress(index + 1, len(model.blocks))
+            workspace.progress(index + 1, len(model.blocks))
     rows = tuple(walk.rows[name] for name in chosen)
     return QuantizationReport(modules=rows, warnings=tuple(dict.fromkeys(walk.warnings)))
 
@@ -217,7 +217,7 @@ def collect_hessians(
     hessians: dict[str, Hessian] = {}
 
     def add(name: str, activations: Tensor, batch: int) -> None:
-        x = without_padding(activations, inputs.tokens[batch])
+        x = counted(activations, inputs.weights[batch])
         x = transformed(block.get_submodule(name), x)
         if name in hessians:
             hessians[name].add(x)

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 
 from dllm_sweep.calibration.batch import CalibrationBatch
-from dllm_sweep.methods.base import ProgressCallback, QuantizationReport, no_progress
+from dllm_sweep.methods.base import ALONE, QuantizationReport, Workspace
 from dllm_sweep.methods.parameters import require
 from dllm_sweep.methods.rounding import Rounding
 from dllm_sweep.models.base import DiffusionModel
@@ -81,7 +81,7 @@ class Quarot(Rounding):
         calibration: Sequence[CalibrationBatch],
         *,
         seed: int = 0,
-        progress: ProgressCallback = no_progress,
+        workspace: Workspace = ALONE,
     ) -> QuantizationReport:
         """Quantize `model` in place; `seed` decides the rotation of the residual stream.
 
@@ -91,7 +91,7 @@ class Quarot(Rounding):
         """
         chosen = select(model.linears(), self.modules, self.skip_modules)
         rotate(model, seed, frozenset(chosen), random=self.rotation == "random")
-        return self.round(model, scheme, calibration, progress)
+        return self.round(model, scheme, calibration, workspace)
 
 
 PLUGIN = Quarot

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.methods import gptq, rtn
-from dllm_sweep.methods.base import ProgressCallback, QuantizationReport
+from dllm_sweep.methods.base import QuantizationReport, Workspace
 from dllm_sweep.methods.layerwise import Prepare, Solver, quantize_layerwise
 from dllm_sweep.methods.parameters import Patterns, require
 from dllm_sweep.models.base import DiffusionModel
@@ -86,7 +86,7 @@ class Rounding:
         model: DiffusionModel,
         scheme: QuantScheme,
         calibration: Sequence[CalibrationBatch],
-        progress: ProgressCallback,
+        workspace: Workspace,
         prepare: Prepare | None = None,
     ) -> QuantizationReport:
         """Round a transformed model in place.
@@ -95,7 +95,7 @@ class Rounding:
             model: Its transforms are fused, or in front of its linears.
             scheme: Bit-widths and group size.
             calibration: What the model sees; not read by rtn without `prepare`.
-            progress: Called after every block.
+            workspace: What surrounds the work.
             prepare: Puts transforms in front of a block's linears, given its inputs.
 
         Raises:
@@ -116,7 +116,7 @@ class Rounding:
             true_sequential=True,
             modules=self.modules,
             skip_modules=self.skip_modules,
-            progress=progress,
+            workspace=workspace,
             reads_inputs=self.solver == "gptq",
             prepare=prepare,
         )

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.errors import QuantizationError
-from dllm_sweep.methods.base import ProgressCallback, QuantizationReport, no_progress
+from dllm_sweep.methods.base import ALONE, QuantizationReport, Workspace
 from dllm_sweep.methods.layerwise import Solution, Solver
 from dllm_sweep.methods.parameters import Patterns, require
 from dllm_sweep.models.base import DiffusionModel
@@ -131,7 +131,7 @@ class Rtn:
         calibration: Sequence[CalibrationBatch],
         *,
         seed: int = 0,
-        progress: ProgressCallback = no_progress,
+        workspace: Workspace = ALONE,
     ) -> QuantizationReport:
         """Quantize `model` in place; `calibration` and `seed` are not used."""
         linears = model.linears()
@@ -141,7 +141,7 @@ class Rtn:
             prefix = f"{model.block_name(index)}."
             names = [name for name in chosen if name.startswith(prefix)]
             rows += [self._quantize_linear(model, name, scheme) for name in names]
-            progress(index + 1, len(model.blocks))
+            workspace.progress(index + 1, len(model.blocks))
         return QuantizationReport(modules=tuple(rows))
 
     def _quantize_linear(self, model: DiffusionModel, name: str, scheme: QuantScheme) -> ModuleRow:

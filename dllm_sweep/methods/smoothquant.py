@@ -12,14 +12,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dllm_sweep.calibration.batch import CalibrationBatch
-from dllm_sweep.methods.base import ProgressCallback, QuantizationReport, no_progress
+from dllm_sweep.methods.base import ALONE, QuantizationReport, Workspace
 from dllm_sweep.methods.layerwise import require_text
 from dllm_sweep.methods.parameters import require
 from dllm_sweep.methods.rounding import Rounding
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.apply import select
 from dllm_sweep.quant.hessian import exact_products
-from dllm_sweep.quant.input_statistics import input_statistics
 from dllm_sweep.quant.smoothing import smooth
 from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
 
@@ -61,7 +60,7 @@ class SmoothQuant(Rounding):
         calibration: Sequence[CalibrationBatch],
         *,
         seed: int = 0,
-        progress: ProgressCallback = no_progress,
+        workspace: Workspace = ALONE,
     ) -> QuantizationReport:
         """Quantize `model` in place; nothing is random, so `seed` is not used.
 
@@ -72,7 +71,7 @@ class SmoothQuant(Rounding):
         chosen = select(model.linears(), self.modules, self.skip_modules)
         require_text(calibration)
         with exact_products():
-            statistics = input_statistics(model, calibration)
+            statistics = workspace.statistics(model, calibration)
         smooth(
             model,
             statistics,
@@ -80,7 +79,7 @@ class SmoothQuant(Rounding):
             norms_only=self.groups == "norm",
             chosen=frozenset(chosen),
         )
-        return self.round(model, scheme, calibration, progress)
+        return self.round(model, scheme, calibration, workspace)
 
 
 PLUGIN = SmoothQuant

@@ -29,6 +29,10 @@ class TokenBatch(Protocol):
     def attention_mask(self) -> Tensor | None:
         """(B, L) int64, 0 for padding; None if every position is a token."""
 
+    @property
+    def weights(self) -> Tensor | None:
+        """(B, L) float32, how much a token counts; None if all but padding count the same."""
+
 
 Visit = Callable[[str, Tensor, int], None]
 """Called with (name of the linear, its input (B, L, n), index of the batch)."""
@@ -41,12 +45,13 @@ class BlockInputs:
     Attributes:
         hidden: (B, L, d) for each batch; replaced, never changed in place.
         keywords: Keyword arguments of the block for each batch.
-        tokens: (B, L) bool for each batch, False for padding; None if there is no padding.
+        weights: (B, L) float32 for each batch, how much a token counts, 0 for padding; None if
+            all count the same and there is no padding.
     """
 
     hidden: list[Tensor]
     keywords: list[dict[str, Any]]
-    tokens: list[Tensor | None]
+    weights: list[Tensor | None]
 
     def advance(self, block: nn.Module) -> None:
         """Replace the stored hidden states by the outputs of `block`."""
@@ -88,7 +93,7 @@ def capture_first_block(model: DiffusionModel, batches: Sequence[TokenBatch]) ->
     return BlockInputs(
         hidden=[call.hidden for call in calls],
         keywords=[call.keywords for call in calls],
-        tokens=[_tokens(batch, model.device) for batch in batches],
+        weights=[token_weights(batch, model.device) for batch in batches],
     )
 
 
@@ -181,11 +186,18 @@ def evaluating(host: nn.Module) -> Iterator[None]:
         host.train(training)
 
 
-def without_padding(activations: Tensor, tokens: Tensor | None) -> Tensor:
-    """Flatten (B, L, n) to (tokens, n) and leave padding out; `tokens` is (B, L) bool or None."""
-    if tokens is None:
+def counted(activations: Tensor, weights: Tensor | None) -> Tensor:
+    """Flatten (B, L, n) to (T, n) without tokens of weight 0; `weights` is (B, L) or None."""
+    if weights is None:
         return activations.flatten(0, -2)
-    return activations[tokens.to(activations.device)]
+    return activations[weights.to(activations.device) > 0]
+
+
+def token_weights(batch: TokenBatch, device: torch.device) -> Tensor | None:
+    """Give how much each token of a batch counts, (B, L) float32; None if all count the same."""
+    if batch.weights is not None:
+        return batch.weights.to(device)
+    return None if batch.attention_mask is None else batch.attention_mask.to(device).float()
 
 
 def _forward_to_first_block(model: DiffusionModel, batch: TokenBatch) -> None:
@@ -195,7 +207,3 @@ def _forward_to_first_block(model: DiffusionModel, batch: TokenBatch) -> None:
         model.host(input_ids=ids, attention_mask=mask, use_cache=False)
     except _Reached:
         return
-
-
-def _tokens(batch: TokenBatch, device: torch.device) -> Tensor | None:
-    return None if batch.attention_mask is None else batch.attention_mask.to(device).bool()

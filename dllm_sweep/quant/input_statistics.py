@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from dllm_sweep.models.base import DiffusionModel
-from dllm_sweep.quant.capture import TokenBatch, evaluating, watching, without_padding
+from dllm_sweep.quant.capture import TokenBatch, counted, evaluating, token_weights, watching
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -64,10 +64,10 @@ def input_statistics(
     with evaluating(model.host):
         for batch in batches:
             mask = batch.attention_mask
-            tokens = None if mask is None else mask.bool()
+            weights = token_weights(batch, model.device)
 
-            def see(name: str, x: Tensor, tokens: Tensor | None = tokens) -> None:
-                new = _measure(without_padding(x, tokens))
+            def see(name: str, x: Tensor, weights: Tensor | None = weights) -> None:
+                new = _measure(counted(x, weights))
                 seen[name] = _both(seen[name], new) if name in seen else new
 
             with watching(model.host, set(firsts.values()), see):

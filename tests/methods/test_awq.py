@@ -166,7 +166,7 @@ def test_the_searched_loss_is_never_above_that_of_rounding(make_small_llada, mak
     model, batches = make_small_llada(), make_batches(padding=6)
     block, inputs = model.blocks[0], capture_first_block(model, batches)
     calls = record_calls(block, "mlp", inputs)
-    error = awq.OutputError(block.mlp, calls, inputs.tokens)
+    error = awq.OutputError(block.mlp, calls, inputs.weights)
     linears = [block.mlp.gate_proj, block.mlp.up_proj]
     losses = []
 

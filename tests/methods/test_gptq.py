@@ -8,6 +8,7 @@ import torch
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.errors import QuantizationError
 from dllm_sweep.methods import build, quantize
+from dllm_sweep.methods.base import Workspace
 from dllm_sweep.methods.gptq import quantize_weight
 from dllm_sweep.methods.layerwise import collect_hessians
 from dllm_sweep.quant.capture import capture_first_block
@@ -23,7 +24,7 @@ def weights(model):
 def run(model, batches, **parameters):
     progress = []
     report = build("gptq", parameters).quantize(
-        model, SCHEME, batches, progress=lambda *done: progress.append(done)
+        model, SCHEME, batches, workspace=Workspace(progress=lambda *done: progress.append(done))
     )
     return report, progress
 

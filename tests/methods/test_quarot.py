@@ -7,6 +7,7 @@ from dllm_sweep import load_model
 from dllm_sweep.calibration import load
 from dllm_sweep.errors import InputError, QuantizationError
 from dllm_sweep.methods import build, quantize
+from dllm_sweep.methods.base import Workspace
 from dllm_sweep.methods.layerwise import collect_hessians
 from dllm_sweep.methods.quarot import rotate
 from dllm_sweep.quant.capture import capture_first_block
@@ -103,7 +104,7 @@ def test_all_linears_are_quantized_and_only_two_of_a_block_transform_online(
         model,
         QuantScheme.parse("w4a4"),
         make_batches() if solver == "gptq" else (),
-        progress=lambda done, total: progress.append((done, total)),
+        workspace=Workspace(progress=lambda done, total: progress.append((done, total))),
     )
     assert progress == [(1, 2), (2, 2)]
     online = {name for name, part in model.linears().items() if transform_of(part) is not None}

@@ -2,10 +2,10 @@ import torch
 
 from dllm_sweep.quant.capture import (
     capture_first_block,
+    counted,
     run_block,
     visit_inputs,
     watching,
-    without_padding,
 )
 
 
@@ -72,5 +72,5 @@ def test_watched_inputs_are_those_of_the_forward_pass(small_llada, make_batches)
 def test_padding_is_left_out():
     x = torch.arange(12.0).reshape(2, 3, 2)
     tokens = torch.tensor([[True, True, False], [True, False, False]])
-    assert without_padding(x, None).shape == (6, 2)
-    assert torch.equal(without_padding(x, tokens), x.flatten(0, 1)[[0, 1, 3]])
+    assert counted(x, None).shape == (6, 2)
+    assert torch.equal(counted(x, tokens), x.flatten(0, 1)[[0, 1, 3]])
