@@ -27,6 +27,32 @@ def no_progress(done: int, total: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
+class BlockRecord:
+    """What was done to the linears of one block.
+
+    Attributes:
+        modules: A row for each quantized linear.
+        warnings: What the user should know.
+    """
+
+    modules: tuple[ModuleRow, ...]
+    warnings: tuple[str, ...] = ()
+
+
+class FinishedBlocks(Protocol):
+    """Blocks that an earlier run of the same quantization has finished, and those of this one.
+
+    A block is restored to the last bit, so that what follows from it is the same, too.
+    """
+
+    def restore(self, model: DiffusionModel, index: int) -> BlockRecord | None:
+        """Put block `index` in place as it was finished; None if it is to be quantized now."""
+
+    def keep(self, model: DiffusionModel, index: int, record: BlockRecord) -> None:
+        """Take note of block `index`, which has just been quantized and will not change again."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Workspace:
     """What surrounds one quantization; nothing of it changes the result.
 
@@ -35,11 +61,14 @@ class Workspace:
         device: Where blocks are computed; None is where their weights are. Weights that are on the
             CPU can stay there: each block visits the device while it is worked on.
         statistics: Measures inputs, or finds them measured.
+        finished: Where a method that goes block by block finds blocks that were finished before it
+            was interrupted; None if every block is quantized now.
     """
 
     progress: ProgressCallback = no_progress
     device: torch.device | None = None
     statistics: Statistics = input_statistics
+    finished: FinishedBlocks | None = None
 
 
 ALONE = Workspace()

@@ -68,11 +68,13 @@ def connect(host: nn.Module, placement: Placement) -> None:
     if all(device == placement.rest for device in placement.blocks):
         return
     for block, device in zip(host.model.layers, placement.blocks, strict=True):
-        block.register_forward_pre_hook(_mover(device), with_kwargs=True)
-    host.model.norm.register_forward_pre_hook(_mover(placement.rest), with_kwargs=True)
+        block.register_forward_pre_hook(mover(device), with_kwargs=True)
+    host.model.norm.register_forward_pre_hook(mover(placement.rest), with_kwargs=True)
 
 
-def _mover(device: torch.device) -> Any:
+def mover(device: torch.device) -> Any:
+    """Make a forward pre-hook, with keywords, that moves what a module is called with to `device`."""
+
     def move(_: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         return _moved(args, device), _moved(keywords, device)
 
