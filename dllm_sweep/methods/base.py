@@ -70,6 +70,21 @@ class Workspace:
     statistics: Statistics = input_statistics
     finished: FinishedBlocks | None = None
 
+    def finish(
+        self, model: DiffusionModel, index: int, quantize: Callable[[], BlockRecord]
+    ) -> BlockRecord:
+        """Restore block `index` if it was finished before; otherwise call `quantize` and keep it.
+
+        What a method does between blocks must not depend on which of the two happened.
+        """
+        if self.finished is None:
+            return quantize()
+        record = self.finished.restore(model, index)
+        if record is None:
+            record = quantize()
+            self.finished.keep(model, index, record)
+        return record
+
 
 ALONE = Workspace()
 """Nobody watches, and nothing is kept."""

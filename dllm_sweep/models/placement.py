@@ -73,7 +73,7 @@ def connect(host: nn.Module, placement: Placement) -> None:
 
 
 def mover(device: torch.device) -> Any:
-    """Make a forward pre-hook, with keywords, that moves what a module is called with to `device`."""
+    """Make a forward pre-hook (with keywords) that moves what a module is called with."""
 
     def move(_: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
         return _moved(args, device), _moved(keywords, device)

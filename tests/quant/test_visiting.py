@@ -20,10 +20,15 @@ def moves(monkeypatch):
 
 def test_a_block_goes_home_even_if_the_work_fails(small_llada, moves):
     block = small_llada.blocks[0]
-    with pytest.raises(ValueError, match="half way"), visiting(block, AWAY):
-        assert moves == [(block, AWAY)]
-        assert len(block._forward_pre_hooks) == 1
-        raise ValueError("half way")
+
+    def fail():
+        with visiting(block, AWAY):
+            assert moves == [(block, AWAY)]
+            assert len(block._forward_pre_hooks) == 1
+            raise ValueError("half way")
+
+    with pytest.raises(ValueError, match="half way"):
+        fail()
     assert moves == [(block, AWAY), (block, HOME)]
     assert not block._forward_pre_hooks
 
