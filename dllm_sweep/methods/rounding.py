@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from dllm_sweep.calibration.batch import CalibrationBatch
@@ -14,8 +14,9 @@ from dllm_sweep.methods.parameters import Patterns, require
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.affine import GridFamily
 from dllm_sweep.quant.apply import unsupported
-from dllm_sweep.quant.attention import OperandQuantization, quantize_operands
+from dllm_sweep.quant.attention import GRIDS, operand_bits, round_operands
 from dllm_sweep.quant.linear import ActivationQuantization
+from dllm_sweep.records import ModuleRow
 from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
 
 SOLVERS = ("rtn", "gptq")
@@ -37,6 +38,10 @@ class Rounding:
             method's own for the bit-width.
         operand_clip: The same for queries, keys and values inside attention, where the scheme
             rounds them.
+        value_clip: The same for values alone; null is as `operand_clip`.
+        operand_symmetric: Whether the grids of queries, keys and values are symmetric.
+        operand_grids: What of them has a grid of its own: each `head` of a token, or each `token`
+            with all its heads.
         modules: Which linears are quantized.
         skip_modules: Which of them are left out.
     """
@@ -53,13 +58,18 @@ class Rounding:
     activation_symmetric: bool = True
     activation_clip: float | None = None
     operand_clip: float | None = None
+    value_clip: float | None = None
+    operand_symmetric: bool = False
+    operand_grids: str = "head"
     modules: Patterns = ("*",)
     skip_modules: Patterns = ()
 
     def __post_init__(self) -> None:
         require(self.solver in SOLVERS, "solver", self.solver, " or ".join(SOLVERS))
         require(0 <= self.damping < 1, "damping", self.damping, "at least 0 and below 1")
-        for name in ("weight_clip", "activation_clip", "operand_clip"):
+        grids = self.operand_grids
+        require(grids in GRIDS, "operand_grids", grids, " or ".join(GRIDS))
+        for name in ("weight_clip", "activation_clip", "operand_clip", "value_clip"):
             given = getattr(self, name)
             require(given is None or 0 < given <= 1, name, given, "(0, 1]")
 
@@ -103,10 +113,8 @@ class Rounding:
                 matches nothing, or a layer cannot be quantized.
         """
         symmetric = self.symmetric if scheme.symmetric is None else scheme.symmetric
-        operands = self.operands(scheme)
-        if operands is not None:
-            quantize_operands(model, dict.fromkeys(range(len(model.blocks)), operands))
-        return quantize_layerwise(
+        operands = self._round_operands(model, scheme)
+        report = quantize_layerwise(
             model,
             scheme,
             calibration,
@@ -120,19 +128,20 @@ class Rounding:
             reads_inputs=self.solver == "gptq",
             prepare=prepare,
         )
+        return replace(report, modules=(*report.modules, *operands))
 
-    def operands(self, scheme: QuantScheme) -> OperandQuantization | None:
-        """Give how attention rounds its operands under `scheme`; None if it does not."""
-        keys = min(scheme.kv_bits, scheme.a_bits if scheme.qkv else FULL_PRECISION_BITS)
-        if keys == FULL_PRECISION_BITS:
-            return None
+    def _round_operands(self, model: DiffusionModel, scheme: QuantScheme) -> tuple[ModuleRow, ...]:
+        queries, others = operand_bits(scheme)
         clip = self.operand_clip
-        return OperandQuantization(
-            query_bits=scheme.a_bits if scheme.qkv else FULL_PRECISION_BITS,
-            key_bits=keys,
-            value_bits=keys,
-            clip_ratio=self.usual_operand_clip(keys) if clip is None else clip,
+        return round_operands(
+            model,
+            scheme,
+            symmetric=self.operand_symmetric,
+            clip_ratio=self.usual_operand_clip(others) if clip is None else clip,
+            query_clip_ratio=self.usual_operand_clip(queries) if clip is None else clip,
+            value_clip_ratio=self.value_clip,
             rotate=self.rotates_operands,
+            grids=self.operand_grids,
         )
 
     def _activation(self, scheme: QuantScheme) -> ActivationQuantization:

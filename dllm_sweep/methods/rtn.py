@@ -17,6 +17,7 @@ from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.affine import (
     AffineGrid,
     GridFamily,
+    WeightGrid,
     fake_quantize,
     fit_grid,
     grouped,
@@ -24,6 +25,7 @@ from dllm_sweep.quant.affine import (
     weight_family,
 )
 from dllm_sweep.quant.apply import install, select, unsupported
+from dllm_sweep.quant.attention import round_operands
 from dllm_sweep.quant.linear import ActivationQuantization
 from dllm_sweep.records import ModuleRow
 from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
@@ -86,7 +88,11 @@ def solver(*, bits: int, family: GridFamily, **options: Any) -> Solver:
         result = quantize_weight(weight, bits=bits, family=family, **options)
         grids = result.grid.scale.shape[1]
         stored = storage_bits(weights=inputs, bits=bits, grids=grids, family=family)
-        return Solution(dequantized=result.dequantized, bits_per_output=stored)
+        return Solution(
+            dequantized=result.dequantized,
+            bits_per_output=stored,
+            grid=WeightGrid.of(result.grid),
+        )
 
     return solve
 
@@ -119,10 +125,10 @@ class Rtn:
         require(0 < self.activation_clip <= 1, "activation_clip", self.activation_clip, "(0, 1]")
 
     def refusal(self, scheme: QuantScheme) -> str | None:
-        """Refuse full precision, attention operands, and groups within a single grid."""
+        """Refuse full precision, and groups within a single grid."""
         if self.per_tensor and scheme.group_size is not None:
             return "per_tensor and a group size exclude each other"
-        return unsupported("rtn", scheme)
+        return unsupported("rtn", scheme, operands=True)
 
     def quantize(
         self,
@@ -142,12 +148,13 @@ class Rtn:
             names = [name for name in chosen if name.startswith(prefix)]
             rows += [self._quantize_linear(model, name, scheme) for name in names]
             workspace.progress(index + 1, len(model.blocks))
+        rows += round_operands(model, scheme)
         return QuantizationReport(modules=tuple(rows))
 
     def _quantize_linear(self, model: DiffusionModel, name: str, scheme: QuantScheme) -> ModuleRow:
         weight = model.host.get_submodule(name).weight
         symmetric = self.symmetric if scheme.symmetric is None else scheme.symmetric
-        dequantized, bits = self._rounded(name, weight, scheme, weight_family(symmetric))
+        dequantized, bits, grid = self._rounded(name, weight, scheme, weight_family(symmetric))
         activation = ActivationQuantization(
             bits=scheme.a_bits,
             symmetric=self.activation_symmetric,
@@ -161,13 +168,14 @@ class Rtn:
             symmetric=symmetric,
             activation=activation,
             bits=bits,
+            grid=grid,
         )
 
     def _rounded(
         self, name: str, weight: Tensor, scheme: QuantScheme, family: GridFamily
-    ) -> tuple[Tensor, int]:
+    ) -> tuple[Tensor, int, WeightGrid | None]:
         if scheme.w_bits == FULL_PRECISION_BITS:
-            return weight.detach(), weight.numel() * FULL_PRECISION_BITS
+            return weight.detach(), weight.numel() * FULL_PRECISION_BITS, None
         try:
             result = quantize_weight(
                 weight,
@@ -185,7 +193,7 @@ class Rtn:
             grids=result.grid.scale.numel(),
             family=family,
         )
-        return result.dequantized, bits
+        return result.dequantized, bits, WeightGrid.of(result.grid)
 
 
 PLUGIN = Rtn

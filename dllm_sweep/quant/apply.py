@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dllm_sweep.errors import QuantizationError
+from dllm_sweep.quant.affine import WeightGrid
 from dllm_sweep.quant.linear import ActivationQuantization, QuantLinear, transform_of
 from dllm_sweep.records import ModuleRow
 from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
@@ -54,14 +55,20 @@ def unsupported(method: str, scheme: QuantScheme, *, operands: bool = False) -> 
     Args:
         method: Its name.
         scheme: What is asked for.
-        operands: Whether the method rounds the operands of attention, too.
+        operands: Whether the method rounds the operands of attention, too: whether it calls
+            `quant.attention.round_operands`.
     """
     if scheme.kv_bits < FULL_PRECISION_BITS and not operands:
-        return f"quantized keys and values (kv{scheme.kv_bits}) are not supported yet by {method}"
+        return f"{method} does not quantize keys and values (kv{scheme.kv_bits})"
     if scheme.qkv and not operands:
-        return f"quantized queries, keys and values (-qkv) are not supported yet by {method}"
+        return f"{method} does not quantize queries, keys and values (-qkv)"
     if scheme.qkv and scheme.a_bits == FULL_PRECISION_BITS:
         return f"{scheme}: -qkv takes the bits of the activations, which are not quantized"
+    if scheme.qkv and scheme.a_bits < scheme.kv_bits < FULL_PRECISION_BITS:
+        return (
+            f"{scheme}: -qkv takes keys and values to {scheme.a_bits} bits already; leave out"
+            f" -kv{scheme.kv_bits}"
+        )
     if scheme.is_full_precision:
         return f"{scheme} quantizes nothing; the full-precision method is fp"
     if scheme.w_bits == FULL_PRECISION_BITS and scheme.group_size is not None:
@@ -84,6 +91,7 @@ def install(
     symmetric: bool,
     activation: ActivationQuantization,
     bits: int,
+    grid: WeightGrid | None = None,
 ) -> ModuleRow:
     """Put a quantized layer where the linear with the full name `name` is, and record it.
 
@@ -97,6 +105,7 @@ def install(
         symmetric: The weight grid that was used.
         activation: How the input is rounded.
         bits: Total bits of the weights with their scales and zero points.
+        grid: What the weight was rounded to; without it a saved model holds this weight in full.
 
     Raises:
         QuantizationError: If the new weight holds a NaN or an infinity.
@@ -106,7 +115,8 @@ def install(
     if not bool(torch.isfinite(weight).all()):
         raise QuantizationError(f"{name}: its quantized weight is not finite")
     bias = None if original.bias is None else original.bias.detach()
-    replace(host, name, QuantLinear(weight, bias, activation, transform_of(original)))
+    grid = None if grid is None else grid.to(weight.device)
+    replace(host, name, QuantLinear(weight, bias, activation, transform_of(original), grid))
     return ModuleRow(
         module=name,
         w_bits=scheme.w_bits,

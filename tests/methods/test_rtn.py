@@ -126,8 +126,7 @@ def test_the_last_token_still_reaches_the_first_position(method, small_llada):
         ("rtn", "w16a16", "the full-precision method is fp"),
         ("gptq", "w16a16", "use rtn"),
         ("gptq", "w16a8", "use rtn"),
-        ("rtn", "w4a4-kv4", "not supported yet by rtn"),
-        ("gptq", "w4a4-qkv", "not supported yet by gptq"),
+        ("rtn", "w4a16-qkv", "takes the bits of the activations"),
     ],
 )
 def test_what_a_method_cannot_do_is_refused(method, scheme, reason, small_llada):

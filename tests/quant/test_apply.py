@@ -67,8 +67,8 @@ def test_a_weight_that_is_not_finite_is_refused_by_name():
 @pytest.mark.parametrize(
     ("scheme", "reason"),
     [
-        ("w4a16-kv4", "kv4.*not supported yet by foo"),
-        ("w4a4-qkv", "-qkv.*not supported yet by foo"),
+        ("w4a16-kv4", "foo does not quantize keys and values .kv4"),
+        ("w4a4-qkv", "foo does not quantize queries.*-qkv"),
         ("w16a16", "quantizes nothing"),
         ("w16a8-g128", "group size needs quantized weights"),
     ],
