@@ -19,7 +19,7 @@ from dllm_sweep.methods.rounding import Rounding
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.apply import select
 from dllm_sweep.quant.hessian import exact_products
-from dllm_sweep.quant.smoothing import smooth
+from dllm_sweep.quant.smoothing import SCALE_FROM, smooth
 from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
 
 GROUPS = ("norm", "all")
@@ -33,6 +33,8 @@ class SmoothQuant(Rounding):
         alpha: Share of the difficulty that goes into the weights, in [0, 1].
         groups: `norm` smooths what reads a norm, as the paper does; `all` also the inputs of the
             output and the down projection.
+        scale_from: Whose weights the scales are computed from, for linears with a common input:
+            `all`, as the authors do, or the `first` alone.
     """
 
     version: ClassVar[int] = 1
@@ -41,11 +43,14 @@ class SmoothQuant(Rounding):
 
     alpha: float = 0.5
     groups: str = "norm"
+    scale_from: str = "all"
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require(0 <= self.alpha <= 1, "alpha", self.alpha, "[0, 1]")
         require(self.groups in GROUPS, "groups", self.groups, " or ".join(GROUPS))
+        expected = " or ".join(SCALE_FROM)
+        require(self.scale_from in SCALE_FROM, "scale_from", self.scale_from, expected)
 
     def refusal(self, scheme: QuantScheme) -> str | None:
         """Refuse full-precision activations: there would be nothing to smooth."""
@@ -78,6 +83,8 @@ class SmoothQuant(Rounding):
             alpha=self.alpha,
             norms_only=self.groups == "norm",
             chosen=frozenset(chosen),
+            scale_from=self.scale_from,
+            device=workspace.device,
         )
         return self.round(model, scheme, calibration, workspace)
 

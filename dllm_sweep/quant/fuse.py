@@ -30,7 +30,9 @@ def rewrite(module: nn.Module, name: str, values: Tensor) -> None:
     old = getattr(module, name)
     new = values.to(device=old.device, dtype=old.dtype).contiguous()
     if not bool(torch.isfinite(new).all()):
-        raise QuantizationError(f"a fused {name} is not finite in {old.dtype}; use a wider dtype")
+        raise QuantizationError(
+            f"a fused {name} is not finite in {old.dtype}; load the model in bfloat16 or float32"
+        )
     if isinstance(old, nn.Parameter):
         setattr(module, name, RewrittenParameter(new, requires_grad=False))
     else:

@@ -4,10 +4,12 @@ channel, so that large activation channels become easier to round and weights a 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from dllm_sweep.errors import QuantizationError
 from dllm_sweep.models.base import DiffusionModel, LinearGroup
 from dllm_sweep.quant.fuse import (
     divide_outputs,
@@ -17,9 +19,12 @@ from dllm_sweep.quant.fuse import (
 )
 from dllm_sweep.quant.input_statistics import InputStatistics
 from dllm_sweep.quant.transforms import Scaling
+from dllm_sweep.quant.visiting import visiting
 
 LEAST = 1e-5
 """Least scale, and least weight maximum that one is computed from."""
+SCALE_FROM = ("all", "first")
+"""Whose weights the scales of a group are computed from: all its linears', or the first one's."""
 
 
 def smoothing_scales(activations: Tensor, weights: Tensor, alpha: float) -> Tensor:
@@ -32,7 +37,15 @@ def smoothing_scales(activations: Tensor, weights: Tensor, alpha: float) -> Tens
 
     Returns:
         (n,) float32, at least 1e-5; 1 for inputs that are always zero.
+
+    Raises:
+        QuantizationError: If an activation is not finite.
     """
+    if not bool(torch.isfinite(activations).all()):
+        raise QuantizationError(
+            "its inputs are not finite on the calibration text; load the model in bfloat16 or"
+            " float32"
+        )
     activations, weights = activations.float(), weights.float().clamp(min=LEAST)
     scales = (activations.pow(alpha) / weights.pow(1 - alpha)).clamp(min=LEAST)
     return scales.masked_fill(activations == 0, 1.0)
@@ -51,6 +64,9 @@ def smooth(
     alpha: float,
     norms_only: bool,
     chosen: Collection[str],
+    scale_from: str = "all",
+    online: bool = True,
+    device: torch.device | None = None,
 ) -> None:
     """Smooth the inputs of a model's linears; the model computes the same function as before.
 
@@ -63,33 +79,49 @@ def smooth(
         alpha: Share of the difficulty that goes into the weights, in [0, 1].
         norms_only: Whether only linears behind a norm are smoothed, as in the paper.
         chosen: Full names of the linears that will be quantized; groups without one are left out.
+        scale_from: One of `SCALE_FROM`.
+        online: Whether inputs may be divided at every call; otherwise those that would have to be
+            are left as they are.
+        device: Where the blocks are computed; None is where their weights are.
+
+    Raises:
+        QuantizationError: If activations are not finite, or a smoothed tensor does not fit the
+            model's dtype; the message names the linear.
     """
+    smoothing = _Smoothing(model, alpha, scale_from, online)
     for index, block in enumerate(model.blocks):
         prefix = f"{model.block_name(index)}."
-        for group in model.family.linear_groups:
-            names = [prefix + name for name in group.linears if prefix + name in chosen]
-            behind_norm = block.get_submodule(group.source).weight.ndim == 1
-            if names and (behind_norm or not norms_only):
-                magnitude = statistics[prefix + group.linears[0]].magnitude
-                _smooth_group(model.host, block, group, magnitude, alpha, names)
+        with visiting(block, device):
+            for group in model.family.linear_groups:
+                names = [prefix + name for name in group.linears if prefix + name in chosen]
+                behind_norm = block.get_submodule(group.source).weight.ndim == 1
+                if names and (behind_norm or not norms_only):
+                    magnitude = statistics[prefix + group.linears[0]].magnitude
+                    smoothing.apply(block, group, magnitude, names)
 
 
-def _smooth_group(
-    host: nn.Module,
-    block: nn.Module,
-    group: LinearGroup,
-    magnitude: Tensor,
-    alpha: float,
-    names: Sequence[str],
-) -> None:
-    source = block.get_submodule(group.source)
-    linears = [block.get_submodule(name) for name in group.linears]
-    weights = weight_magnitude(linears)
-    scales = smoothing_scales(magnitude.to(weights.device), weights, alpha)
-    if takes_output_scales(source, len(scales)):
-        divide_outputs(source, scales)
-        multiply_inputs(linears, scales)
-        return
-    online = Scaling(scales)
-    for name in names:
-        transform_online(host, name, online)
+@dataclass(frozen=True)
+class _Smoothing:
+    model: DiffusionModel
+    alpha: float
+    scale_from: str
+    online: bool
+
+    def apply(
+        self, block: nn.Module, group: LinearGroup, magnitude: Tensor, names: Sequence[str]
+    ) -> None:
+        """Smooth what the linears of one group read; `names` are the full names of those chosen."""
+        source = block.get_submodule(group.source)
+        linears = [block.get_submodule(name) for name in group.linears]
+        weights = weight_magnitude(linears if self.scale_from == "all" else linears[:1])
+        try:
+            scales = smoothing_scales(magnitude.to(weights.device), weights, self.alpha)
+            if takes_output_scales(source, len(scales)):
+                divide_outputs(source, scales)
+                multiply_inputs(linears, scales)
+            elif self.online:
+                transform = Scaling(scales)
+                for name in names:
+                    transform_online(self.model.host, name, transform)
+        except QuantizationError as error:
+            raise QuantizationError(f"{names[0]}: {error}") from error
