@@ -206,6 +206,7 @@ class _Walk:
             symmetric=self.symmetric,
             activation=ActivationQuantization(),
             bits=len(weight) * solution.bits_per_output,
+            grid=solution.grid,
         )
 
 

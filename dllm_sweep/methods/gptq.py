@@ -23,6 +23,7 @@ from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.affine import (
     AffineGrid,
     GridFamily,
+    WeightGrid,
     fake_quantize,
     fit_grid,
     grouped,
@@ -62,6 +63,16 @@ class GptqResult:
     def has_contiguous_groups(self) -> bool:
         """Whether a group is a run of neighbouring inputs, so that no index has to be stored."""
         return not bool((self.group_of_input.diff() < 0).any())
+
+    def grid(self, bits: int, family: GridFamily) -> WeightGrid:
+        """Give what the weight was rounded to."""
+        return WeightGrid(
+            scales=self.scales,
+            zeros=self.zeros,
+            bits=bits,
+            lowest=family.lowest(bits),
+            group_of_input=None if self.has_contiguous_groups else self.group_of_input,
+        )
 
     def bits_per_output(self, bits: int, family: GridFamily) -> int:
         """Stored bits of one output channel: codes, scales and zeros."""
@@ -195,6 +206,7 @@ def solver(*, bits: int, family: GridFamily, damping: float = 0.01, **options: A
             dequantized=result.dequantized,
             bits_per_output=result.bits_per_output(bits, family),
             bits_per_input=0 if result.has_contiguous_groups else GROUP_INDEX_BITS,
+            grid=result.grid(bits, family),
             warning=f"{more}; use more calibration text" if result.damping > damping else None,
         )
 

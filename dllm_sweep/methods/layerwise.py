@@ -16,6 +16,7 @@ from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.errors import QuantizationError
 from dllm_sweep.methods.base import QuantizationReport, Workspace
 from dllm_sweep.models.base import DiffusionModel
+from dllm_sweep.quant.affine import WeightGrid
 from dllm_sweep.quant.apply import install, select
 from dllm_sweep.quant.capture import (
     BlockInputs,
@@ -42,12 +43,14 @@ class Solution:
         bits_per_output: Stored bits of one output channel.
         bits_per_input: Stored bits of one input of each layer, beside its weights.
         warning: What the user should know of this solution.
+        grid: What the weights were rounded to; None if they were not.
     """
 
     dequantized: Tensor
     bits_per_output: int
     bits_per_input: int = 0
     warning: str | None = None
+    grid: WeightGrid | None = None
 
 
 Solver = Callable[[Tensor, Tensor], Solution]
@@ -162,9 +165,11 @@ class _Walk:
         if hessian is not None:
             self._warn_if_few_tokens(hessian)
         solution = self._solved(names, torch.cat([layer.weight for layer in layers]), hessian)
-        parts = solution.dequantized.split([layer.out_features for layer in layers])
+        sizes = [layer.out_features for layer in layers]
+        parts = solution.dequantized.split(sizes)
+        grids = (None,) * len(sizes) if solution.grid is None else solution.grid.split(sizes)
         stored = _transform_bits(layers)
-        for name, part, extra in zip(names, parts, stored, strict=True):
+        for name, part, grid, extra in zip(names, parts, grids, stored, strict=True):
             outputs, inputs = part.shape
             bits = outputs * solution.bits_per_output + inputs * solution.bits_per_input
             self.rows[name] = install(
@@ -175,6 +180,7 @@ class _Walk:
                 symmetric=self.symmetric,
                 activation=self.activation,
                 bits=bits + extra,
+                grid=grid,
             )
 
     def _solved(self, names: Group, weight: Tensor, hessian: Hessian | None) -> Solution:

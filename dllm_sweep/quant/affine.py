@@ -18,7 +18,8 @@ of a row without negative values at 0, the symmetric families here always span -
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import torch
@@ -45,6 +46,10 @@ class GridFamily(StrEnum):
         """Whether the zero is fixed and needs no storage."""
         return self is not GridFamily.ASYMMETRIC
 
+    def lowest(self, bits: int) -> int:
+        """Give the least code."""
+        return -(2 ** (bits - 1)) if self is GridFamily.SYMMETRIC_RESTRICTED else 0
+
 
 def weight_family(symmetric: bool) -> GridFamily:
     """Give the grid family that the weight-only methods use: GPTQ's two."""
@@ -66,6 +71,58 @@ class AffineGrid:
     zero: Tensor
     lowest: int
     highest: int
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WeightGrid:
+    """The grids of a rounded weight (m, n); with them it is known by its integer codes alone.
+
+    Kept in float32 whatever the weight's own type: rounded scales would give another weight.
+
+    Attributes:
+        scales: (m, G) float32, one for each output and group; (1, 1) if all share one.
+        zeros: The codes of 0, integers in float32, in the shape of `scales`.
+        bits: Of a code, 2 to 8.
+        lowest: Least code; the greatest is `lowest + 2**bits - 1`.
+        group_of_input: (n,) int64, the group of each input; None if the G groups are runs of n / G
+            neighbours.
+    """
+
+    scales: Tensor
+    zeros: Tensor
+    bits: int
+    lowest: int
+    group_of_input: Tensor | None = None
+
+    @classmethod
+    def of(cls, grid: AffineGrid) -> WeightGrid:
+        """Take the grids of contiguous groups, fitted to a weight viewed as (m, G, n / G)."""
+        return cls(
+            scales=grid.scale.squeeze(-1).float(),
+            zeros=grid.zero.squeeze(-1).float(),
+            bits=(grid.highest - grid.lowest).bit_length(),
+            lowest=grid.lowest,
+        )
+
+    @property
+    def highest(self) -> int:
+        """Greatest code."""
+        return self.lowest + 2**self.bits - 1
+
+    def split(self, sizes: Sequence[int]) -> tuple[WeightGrid, ...]:
+        """Give the grids of parts of the weight, cut along its outputs as `Tensor.split` does."""
+        if len(self.scales) == 1:
+            return (self,) * len(sizes)
+        parts = zip(self.scales.split(list(sizes)), self.zeros.split(list(sizes)), strict=True)
+        return tuple(replace(self, scales=s.clone(), zeros=z.clone()) for s, z in parts)
+
+    def to(self, device: torch.device) -> WeightGrid:
+        """Give the same grids on another device."""
+        if self.scales.device == device:
+            return self
+        index = None if self.group_of_input is None else self.group_of_input.to(device)
+        scales, zeros = self.scales.to(device), self.zeros.to(device)
+        return replace(self, scales=scales, zeros=zeros, group_of_input=index)
 
 
 def fit_grid(
@@ -144,17 +201,15 @@ def storage_bits(*, weights: int, bits: int, grids: int, family: GridFamily) -> 
 
 
 def _grid_of_range(low: Tensor, high: Tensor, bits: int, family: GridFamily) -> AffineGrid:
-    steps, middle = 2**bits - 1, 2 ** (bits - 1)
+    steps, middle, lowest = 2**bits - 1, 2 ** (bits - 1), family.lowest(bits)
     if family is GridFamily.SYMMETRIC_RESTRICTED:
         scale = _safe(high / (middle - 1))
-        zero, lowest, highest = torch.zeros_like(scale), -middle, middle - 1
-    elif family is GridFamily.SYMMETRIC_SHIFTED:
-        scale = _safe((high - low) / steps)
-        zero, lowest, highest = torch.full_like(scale, middle), 0, steps
+        zero = torch.zeros_like(scale)
     else:
         scale = _safe((high - low) / steps)
-        zero, lowest, highest = torch.round(-low / scale), 0, steps
-    return AffineGrid(scale=scale, zero=zero, lowest=lowest, highest=highest)
+        fixed = family is GridFamily.SYMMETRIC_SHIFTED
+        zero = torch.full_like(scale, middle) if fixed else torch.round(-low / scale)
+    return AffineGrid(scale=scale, zero=zero, lowest=lowest, highest=lowest + steps)
 
 
 def _safe(scale: Tensor) -> Tensor:

@@ -1,6 +1,6 @@
 """What a method changed, as one safetensors file, and back into a fresh full-precision model.
 
-The file holds the quantized linears with their activation settings and input transforms, how
+The file holds the quantized linears with their grids, activation settings and input transforms, how
 attention rounds its operands, and every other parameter that a method has rewritten: norms,
 embeddings, the head, linears left in full precision that take part of a transform. Transforms that
 several linears share are stored once.
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from dllm_sweep.errors import StoreError
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant import attention
+from dllm_sweep.quant.affine import WeightGrid
 from dllm_sweep.quant.apply import replace
 from dllm_sweep.quant.fuse import RewrittenParameter, rewrite
 from dllm_sweep.quant.linear import ActivationQuantization, QuantLinear
@@ -30,10 +31,11 @@ from dllm_sweep.quant.transforms import InputTransform, describe, restore
 from dllm_sweep.records import Artifact, ModuleRow
 from dllm_sweep.spec import QuantScheme
 
-FORMAT = "dllm-sweep quantized weights 2"
-"""Files of format 1 hold quantized linears alone; they can be loaded, too."""
+FORMAT = "dllm-sweep quantized weights 3"
+"""Older files can be loaded, too: format 2 has no grids, format 1 quantized linears alone."""
 _CHUNK = 1 << 22
 _TRANSFORM = "transform."
+_GRID = ".grid."
 
 
 def save(
@@ -81,6 +83,11 @@ def save(
             for name, part in chosen.items()
             if part.transform is not None
         },
+        "grids": {
+            name: {"bits": part.grid.bits, "lowest": part.grid.lowest}
+            for name, part in chosen.items()
+            if part.grid is not None
+        },
         "rewritten": sorted(rewritten),
         "attention": attention.describe(model),
     }
@@ -100,6 +107,11 @@ def _linear_tensors(linears: Mapping[str, QuantLinear]) -> Iterator[tuple[str, T
         yield f"{name}.weight", part.weight
         if part.bias is not None:
             yield f"{name}.bias", part.bias
+        if part.grid is not None:
+            yield f"{name}{_GRID}scales", part.grid.scales
+            yield f"{name}{_GRID}zeros", part.grid.zeros
+            if part.grid.group_of_input is not None:
+                yield f"{name}{_GRID}group_of_input", part.grid.group_of_input
 
 
 def _transform_tensors(transforms: Sequence[InputTransform]) -> Iterator[tuple[str, Tensor]]:
@@ -139,7 +151,8 @@ def load(model: DiffusionModel, file: Path, *, sha256: str | None = None) -> tup
     for name, settings in header["activations"].items():
         transform = transforms[inputs[name]] if name in inputs else None
         activation = ActivationQuantization(**settings)
-        parts[name] = _restored(name, linears, tensors, activation, transform, file)
+        grid = _restored_grid(name, header, tensors)
+        parts[name] = _restored(name, linears, tensors, activation, transform, grid, file)
     rewritten = {name: tensors[name] for name in header.get("rewritten", ())}
     _check_rewritten(model, rewritten, file)
     for name, part in parts.items():
@@ -155,6 +168,7 @@ def _restored(
     tensors: Mapping[str, Tensor],
     activation: ActivationQuantization,
     transform: InputTransform | None,
+    grid: WeightGrid | None,
     file: Path,
 ) -> QuantLinear:
     weight, bias = tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
@@ -164,7 +178,22 @@ def _restored(
     weight = weight.to(like.device, like.dtype)
     bias = None if bias is None else bias.to(like.device, like.dtype)
     transform = None if transform is None else transform.to(like.device)
-    return QuantLinear(weight, bias, activation, transform)
+    grid = None if grid is None else grid.to(like.device)
+    return QuantLinear(weight, bias, activation, transform, grid)
+
+
+def _restored_grid(
+    name: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> WeightGrid | None:
+    settings = header.get("grids", {}).get(name)
+    if settings is None:
+        return None
+    return WeightGrid(
+        scales=tensors[f"{name}{_GRID}scales"],
+        zeros=tensors[f"{name}{_GRID}zeros"],
+        group_of_input=tensors.get(f"{name}{_GRID}group_of_input"),
+        **settings,
+    )
 
 
 def _restored_transforms(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Self
 
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
 from dllm_sweep.kernels.fake_quantize_tokens import fake_quantize_tokens
+from dllm_sweep.quant.affine import WeightGrid
 from dllm_sweep.quant.transforms import InputTransform
 from dllm_sweep.spec import FULL_PRECISION_BITS
 
@@ -65,6 +68,7 @@ class QuantLinear(TransformedLinear):
         bias: (outputs,), or None.
         activation: How the input is rounded.
         transform: Applied to the input before it is rounded; None leaves it as it is.
+        grid: What the weight was rounded to; None if it is not known, or the weight not rounded.
     """
 
     def __init__(
@@ -73,9 +77,17 @@ class QuantLinear(TransformedLinear):
         bias: Tensor | None = None,
         activation: ActivationQuantization | None = None,
         transform: InputTransform | None = None,
+        grid: WeightGrid | None = None,
     ) -> None:
         super().__init__(weight, bias, transform)
         self.activation = activation or ActivationQuantization()
+        self.grid = grid
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        # The grid is no buffer: it goes where the weight goes, but its numbers stay as they are.
+        super()._apply(fn, recurse)
+        self.grid = None if self.grid is None else self.grid.to(self.weight.device)
+        return self
 
     def operand(self, activations: Tensor) -> Tensor:
         """Transform and round the input (..., inputs); the result has the weight's dtype."""

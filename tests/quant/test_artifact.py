@@ -9,6 +9,8 @@ from safetensors.torch import save_file
 from dllm_sweep.errors import StoreError
 from dllm_sweep.methods import quantize
 from dllm_sweep.quant import artifact
+from dllm_sweep.quant.linear import QuantLinear
+from dllm_sweep.quant.packing import codes_of
 from dllm_sweep.spec import QuantScheme
 
 IDS = torch.arange(2, 34)[None]
@@ -29,6 +31,18 @@ def test_a_restored_model_predicts_bit_for_bit_the_same(saved, make_small_llada)
     rows = artifact.load(fresh, file, sha256=made.sha256)
     assert torch.equal(fresh.logits(IDS), model.logits(IDS))
     assert rows == model.quantization_report.modules
+
+
+def test_a_restored_linear_knows_its_grid(saved, make_small_llada):
+    model, file, _ = saved
+    fresh = make_small_llada()
+    artifact.load(fresh, file)
+    for before, after in zip(model.linears().values(), fresh.linears().values(), strict=True):
+        if isinstance(before, QuantLinear):
+            assert torch.equal(after.grid.scales, before.grid.scales)
+            assert torch.equal(
+                codes_of(after.weight, after.grid), codes_of(before.weight, before.grid)
+            )
 
 
 FAST = {
