@@ -18,8 +18,11 @@ ProgressCallback = Callable[[int, int], None]
 """Called with (blocks done, blocks in all)."""
 
 
-Statistics = Callable[[DiffusionModel, Sequence[CalibrationBatch]], Mapping[str, InputStatistics]]
-"""Measures what the linears of a full-precision model read, by full name."""
+Statistics = Callable[
+    [DiffusionModel, Sequence[CalibrationBatch], torch.device | None], Mapping[str, InputStatistics]
+]
+"""Measures what the linears of a full-precision model read, by full name, on a device that blocks
+visit; None is where they are."""
 
 
 def no_progress(done: int, total: int) -> None:

@@ -100,7 +100,7 @@ class Duquant(Rounding):
         chosen = frozenset(select(model.linears(), self.modules, self.skip_modules))
         require_text(calibration)
         with exact_products():
-            statistics = workspace.statistics(model, calibration)
+            statistics = workspace.statistics(model, calibration, workspace.device)
         smooth(model, statistics, alpha=self.alpha, norms_only=False, chosen=chosen)
         search = _Search(self, model, chosen, seed)
         return self.round(model, scheme, calibration, workspace, search.prepare)

@@ -22,6 +22,7 @@ from dllm_sweep.quant.capture import (
     BlockInputs,
     capture_first_block,
     counted,
+    counted_weights,
     evaluating,
     visit_inputs,
 )
@@ -225,10 +226,11 @@ def collect_hessians(
     def add(name: str, activations: Tensor, batch: int) -> None:
         x = counted(activations, inputs.weights[batch])
         x = transformed(block.get_submodule(name), x)
+        weights = counted_weights(inputs.weights[batch], x.device)
         if name in hessians:
-            hessians[name].add(x)
+            hessians[name].add(x, weights)
         else:
-            hessians[name] = Hessian.over(x)
+            hessians[name] = Hessian.over(x, weights)
 
     visit_inputs(block, names, inputs, add)
     return hessians

@@ -53,10 +53,25 @@ class BlockInputs:
     keywords: list[dict[str, Any]]
     weights: list[Tensor | None]
 
-    def advance(self, block: nn.Module) -> None:
-        """Replace the stored hidden states by the outputs of `block`."""
-        for index in range(len(self.hidden)):
-            self.hidden[index] = run_block(block, self.hidden[index], self.keywords[index])
+    def advance(
+        self, block: nn.Module, names: Iterable[str] = (), visit: Visit | None = None
+    ) -> None:
+        """Replace the stored hidden states by the outputs of `block`.
+
+        Args:
+            block: The block.
+            names: Linears whose input is shown meanwhile, by name within the block.
+            visit: Called for each of them and each batch.
+        """
+        names = tuple(names)
+        for index, hidden in enumerate(self.hidden):
+
+            def see(name: str, x: Tensor, index: int = index) -> None:
+                if visit is not None:
+                    visit(name, x, index)
+
+            with watching(block, names, see):
+                self.hidden[index] = run_block(block, hidden, self.keywords[index])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,11 +208,42 @@ def counted(activations: Tensor, weights: Tensor | None) -> Tensor:
     return activations[weights.to(activations.device) > 0]
 
 
+def counted_weights(weights: Tensor | None, device: torch.device) -> Tensor | None:
+    """Give the weights (T,) float32 of the tokens that `counted` keeps; None if all are 1."""
+    if weights is None:
+        return None
+    kept = weights.to(device)
+    kept = kept[kept > 0]
+    return None if bool((kept == 1).all()) else kept
+
+
+def weighted(values: Tensor, weights: Tensor | None) -> tuple[Tensor, float]:
+    """Multiply values of tokens by how much the tokens count: what a weighted mean sums up.
+
+    Args:
+        values: (B, L, n).
+        weights: (B, L), 0 for padding; None if all tokens count the same.
+
+    Returns:
+        (T, n) in the type of `values`, without tokens of weight 0, and the sum of the weights:
+        the mean over tokens of several batches is the sum of the ones over the sum of the others.
+    """
+    kept, each = counted(values, weights), counted_weights(weights, values.device)
+    if each is None:
+        return kept, float(len(kept))
+    return kept * each.to(kept.dtype)[:, None], float(each.double().sum())
+
+
 def token_weights(batch: TokenBatch, device: torch.device) -> Tensor | None:
-    """Give how much each token of a batch counts, (B, L) float32; None if all count the same."""
-    if batch.weights is not None:
-        return batch.weights.to(device)
-    return None if batch.attention_mask is None else batch.attention_mask.to(device).float()
+    """Give how much each token of a batch counts, (B, L) float32; None if all count the same.
+
+    Padding counts 0, whatever its weight.
+    """
+    mask = None if batch.attention_mask is None else batch.attention_mask.to(device).float()
+    if batch.weights is None:
+        return mask
+    weights = batch.weights.to(device)
+    return weights if mask is None else weights * mask
 
 
 def _forward_to_first_block(model: DiffusionModel, batch: TokenBatch) -> None:

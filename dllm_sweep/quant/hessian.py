@@ -17,36 +17,52 @@ _LEAST_RETRY = 1e-3
 
 @dataclass(kw_only=True)
 class Hessian:
-    """The sum of X^T X over tokens, in float32.
+    """The sum of w x^T x over tokens x of weight w, in float32.
 
     Attributes:
         total: (n, n).
         tokens: Number of tokens in the sum.
+        weight: Sum of their weights; `tokens` if all count the same.
     """
 
     total: Tensor
     tokens: int = 0
+    weight: float = 0.0
 
     @classmethod
-    def over(cls, activations: Tensor) -> Hessian:
-        """Start with the tokens of X (..., n)."""
+    def over(cls, activations: Tensor, weights: Tensor | None = None) -> Hessian:
+        """Start with the tokens of X (..., n); see `add`."""
         size = activations.shape[-1]
         hessian = cls(total=torch.zeros(size, size, device=activations.device))
-        hessian.add(activations)
+        hessian.add(activations, weights)
         return hessian
 
-    def add(self, activations: Tensor) -> None:
-        """Add the tokens of X (..., n); padding must have been left out."""
-        x = activations.float().flatten(0, -2)
-        self.total.addmm_(x.T, x)
+    def add(self, activations: Tensor, weights: Tensor | None = None) -> None:
+        """Add tokens.
+
+        Args:
+            activations: X (..., n), T tokens; padding must have been left out.
+            weights: (T,), how much each counts, above 0; None if all count the same.
+        """
+        x = activations.flatten(0, -2)
         self.tokens += len(x)
+        if weights is None:
+            self.weight += len(x)
+            self._add_products(x.float())
+        else:
+            self.weight += float(weights.double().sum())
+            # The root on either side keeps the sum symmetric to the last bit.
+            self._add_products(x.float() * weights.float().sqrt()[:, None])
+
+    def _add_products(self, x: Tensor) -> None:
+        self.total.addmm_(x.T, x)
 
     def mean(self) -> Tensor:
-        """Give (2 / T) X^T X, (n, n): every token counts the same, however batches are cut."""
-        return self.total * (2 / self.tokens)
+        """Give 2 X^T diag(w) X / sum(w), (n, n): a token counts the same in every batch."""
+        return self.total * (2 / self.weight)
 
     def error(self, weight: Tensor, rounded: Tensor) -> float:
-        """Give tr((W - V) H (W - V)^T) for W and V (m, n): the output error over all tokens."""
+        """Give tr((W - V) H (W - V)^T) for W and V (m, n): the weighted output error."""
         difference = (weight.detach() - rounded).double()
         return float(((difference @ self.mean().double()) * difference).sum())
 

@@ -7,27 +7,37 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from dllm_sweep.models.base import DiffusionModel
-from dllm_sweep.quant.capture import TokenBatch, counted, evaluating, token_weights, watching
+from dllm_sweep.models.base import DiffusionModel, LinearGroup
+from dllm_sweep.quant.capture import (
+    BlockInputs,
+    TokenBatch,
+    capture_first_block,
+    counted,
+    evaluating,
+    weighted,
+)
+from dllm_sweep.quant.visiting import visiting
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class InputStatistics:
-    """Statistics of one linear's input over all tokens, padding left out, for each channel.
+    """Statistics of one linear's input, for each channel, over all tokens of positive weight.
 
     Attributes:
         largest: (n,) float32, the greatest value.
         smallest: (n,) float32, the least value.
-        mean_magnitude: (n,) float64, the mean of the absolute values.
+        mean_magnitude: (n,) float64, the weighted mean of the absolute values.
         tokens: () int64, how many tokens were seen.
+        weight: () float64, the sum of their weights.
     """
 
     largest: Tensor
     smallest: Tensor
     mean_magnitude: Tensor
     tokens: Tensor
+    weight: Tensor
 
     @property
     def magnitude(self) -> Tensor:
@@ -46,63 +56,67 @@ class InputStatistics:
 
 @torch.no_grad()
 def input_statistics(
-    model: DiffusionModel, batches: Sequence[TokenBatch]
+    model: DiffusionModel,
+    batches: Sequence[TokenBatch],
+    device: torch.device | None = None,
 ) -> dict[str, InputStatistics]:
-    """Run a model on calibration text and sum up what its linears read.
+    """Run a model block by block on calibration text and sum up what its linears read.
 
     Linears that share an input are measured once.
 
     Args:
         model: In full precision.
         batches: What it sees; at least one.
+        device: Where blocks are computed, which they visit one after the other; None is where
+            their weights are.
 
     Returns:
         Statistics by the linear's full name, in depth order, on the CPU.
     """
-    firsts = _first_of_group(model)
-    seen: dict[str, InputStatistics] = {}
+    measured: dict[str, InputStatistics] = {}
     with evaluating(model.host):
-        for batch in batches:
-            mask = batch.attention_mask
-            weights = token_weights(batch, model.device)
-
-            def see(name: str, x: Tensor, weights: Tensor | None = weights) -> None:
-                new = _measure(counted(x, weights))
-                seen[name] = _both(seen[name], new) if name in seen else new
-
-            with watching(model.host, set(firsts.values()), see):
-                model.logits(
-                    batch.input_ids.to(model.device),
-                    None if mask is None else mask.to(model.device),
-                )
-    return {name: seen[first] for name, first in firsts.items()}
+        inputs = capture_first_block(model, batches)
+        for index, block in enumerate(model.blocks):
+            with visiting(block, device):
+                found = _of_block(block, model.family.linear_groups, inputs)
+            prefix = f"{model.block_name(index)}."
+            measured |= {f"{prefix}{name}": one for name, one in found.items()}
+    return measured
 
 
-def _first_of_group(model: DiffusionModel) -> dict[str, str]:
-    """For every linear, the first of those that read the same input."""
-    return {
-        f"{model.block_name(index)}.{name}": f"{model.block_name(index)}.{group.linears[0]}"
-        for index in range(len(model.blocks))
-        for group in model.family.linear_groups
-        for name in group.linears
-    }
+def _of_block(
+    block: nn.Module, groups: Sequence[LinearGroup], inputs: BlockInputs
+) -> dict[str, InputStatistics]:
+    """Statistics by name within the block; the stored hidden states move on to its outputs."""
+    seen: dict[str, InputStatistics] = {}
+
+    def see(name: str, x: Tensor, batch: int) -> None:
+        new = _measure(x, inputs.weights[batch])
+        seen[name] = _both(seen[name], new) if name in seen else new
+
+    inputs.advance(block, [group.linears[0] for group in groups], see)
+    return {name: seen[group.linears[0]] for group in groups for name in group.linears}
 
 
-def _measure(x: Tensor) -> InputStatistics:
+def _measure(activations: Tensor, weights: Tensor | None) -> InputStatistics:
+    x = counted(activations, weights)
+    magnitude, weight = weighted(activations.double().abs(), weights)
     return InputStatistics(
         largest=x.amax(0).float().cpu(),
         smallest=x.amin(0).float().cpu(),
-        mean_magnitude=x.double().abs().mean(0).cpu(),
+        mean_magnitude=(magnitude.sum(0) / weight).cpu(),
         tokens=torch.tensor(len(x)),
+        weight=torch.tensor(weight, dtype=torch.float64),
     )
 
 
 def _both(first: InputStatistics, second: InputStatistics) -> InputStatistics:
-    tokens = first.tokens + second.tokens
-    total = first.mean_magnitude * first.tokens + second.mean_magnitude * second.tokens
+    weight = first.weight + second.weight
+    total = first.mean_magnitude * first.weight + second.mean_magnitude * second.weight
     return InputStatistics(
         largest=torch.maximum(first.largest, second.largest),
         smallest=torch.minimum(first.smallest, second.smallest),
-        mean_magnitude=total / tokens,
-        tokens=tokens,
+        mean_magnitude=total / weight,
+        tokens=first.tokens + second.tokens,
+        weight=weight,
     )
