@@ -76,7 +76,7 @@ class SmoothQuant(Rounding):
         chosen = select(model.linears(), self.modules, self.skip_modules)
         require_text(calibration)
         with exact_products():
-            statistics = workspace.statistics(model, calibration)
+            statistics = workspace.statistics(model, calibration, workspace.device)
         smooth(
             model,
             statistics,
