@@ -34,7 +34,8 @@ class SmoothQuant(Rounding):
         groups: `norm` smooths what reads a norm, as the paper does; `all` also the inputs of the
             output and the down projection.
         scale_from: Whose weights the scales are computed from, for linears with a common input:
-            `all`, as the authors do, or the `first` alone.
+            `all`, as the authors do, or the `first` alone (of query, key and value the query, of
+            gate and up the up projection), as the study's code does.
     """
 
     version: ClassVar[int] = 1

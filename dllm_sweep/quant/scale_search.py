@@ -9,12 +9,14 @@ the least error of that group's share of the output.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from dllm_sweep.errors import QuantizationError
 from dllm_sweep.quant.affine import GridFamily, fake_quantize, fit_grid, grouped
 
 _LEAST_SCALE = 1e-4
@@ -63,12 +65,22 @@ def search_scales(
 
     Args:
         magnitude: (n,), the mean absolute value of each input.
-        loss: The output error with weights rounded under given scales (n,).
+        loss: The output error with weights rounded under given scales (n,); a ratio whose loss is
+            not finite is passed over.
         grid_points: The number p of ratios.
+
+    Raises:
+        QuantizationError: If the loss without scales is not finite.
     """
     ratios = [point / grid_points for point in range(grid_points)]
     losses = [loss(scales_at(magnitude, ratio)) for ratio in ratios]
-    best = min(range(grid_points), key=losses.__getitem__)
+    if not math.isfinite(losses[0]):
+        raise QuantizationError(
+            f"the output it is part of changes by {losses[0]} under rounding, which is no number"
+            " to compare; do activations overflow? load the model in bfloat16 or float32"
+        )
+    finite = [point for point in range(grid_points) if math.isfinite(losses[point])]
+    best = min(finite, key=losses.__getitem__)
     return ScaleSearch(
         scales=scales_at(magnitude, ratios[best]),
         ratio=ratios[best],

@@ -24,7 +24,8 @@ from dllm_sweep.quant.visiting import visiting
 LEAST = 1e-5
 """Least scale, and least weight maximum that one is computed from."""
 SCALE_FROM = ("all", "first")
-"""Whose weights the scales of a group are computed from: all its linears', or the first one's."""
+"""Whose weights the scales of a group are computed from: all its linears', or those of one alone,
+the query projection or the up projection, which is the first that the study's code names."""
 
 
 def smoothing_scales(activations: Tensor, weights: Tensor, alpha: float) -> Tensor:
@@ -54,6 +55,11 @@ def smoothing_scales(activations: Tensor, weights: Tensor, alpha: float) -> Tens
 def weight_magnitude(linears: Sequence[nn.Module]) -> Tensor:
     """Give the greatest absolute weight of each input over all the linears that read it, (n,)."""
     return torch.stack([linear.weight.detach().abs().amax(0).float() for linear in linears]).amax(0)
+
+
+def first_of(group: LinearGroup) -> str:
+    """Name the linear that decides for its group with `scale_from="first"`."""
+    return next((name for name in group.linears if name.endswith("up_proj")), group.linears[0])
 
 
 @torch.no_grad()
@@ -113,7 +119,8 @@ class _Smoothing:
         """Smooth what the linears of one group read; `names` are the full names of those chosen."""
         source = block.get_submodule(group.source)
         linears = [block.get_submodule(name) for name in group.linears]
-        weights = weight_magnitude(linears if self.scale_from == "all" else linears[:1])
+        deciding = linears if self.scale_from == "all" else [block.get_submodule(first_of(group))]
+        weights = weight_magnitude(deciding)
         try:
             scales = smoothing_scales(magnitude.to(weights.device), weights, self.alpha)
             if takes_output_scales(source, len(scales)):
