@@ -166,6 +166,20 @@ def input_sizes(model: ModelRef) -> list[int]:
     return sorted({shape[1] for shape in tensor_shapes(model).values() if len(shape) == 2})
 
 
+def check_method_name(name: str) -> None:
+    """Refuse names of methods that somebody put together.
+
+    Raises:
+        InputError: It says how parts of methods do compose.
+    """
+    if "+" in name and ".py:" not in name:
+        raise InputError(
+            f"{name!r}: methods are not chained by name. What composes is a parameter: `solver`"
+            " (rtn, gptq) of awq, smoothquant, quarot and duquant, `smoothing` of quarot (scales"
+            " first, then rotations). duquant and quarot exclude each other"
+        )
+
+
 def build_method(name: str, parameters: Mapping[str, Any]) -> Any:
     """Build a method from its name or `file.py:Class` and the parameters that differ.
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from itertools import product
 from typing import TYPE_CHECKING, Any
 
 from dllm_sweep import catalog, costs, presets
+from dllm_sweep.presets.base import LEFT_OPEN, MethodSettings
 from dllm_sweep.spec import (
     FULL_PRECISION,
     FULL_PRECISION_METHOD,
@@ -16,14 +17,16 @@ from dllm_sweep.spec import (
     Parameters,
     ProtocolSpec,
 )
+from dllm_sweep.sweep_methods import parameters_for, settings_of
 from dllm_sweep.sweep_protocol import EMBEDDED_TEXT
 from dllm_sweep.sweep_texts import CalibrationEntry
 
 if TYPE_CHECKING:
     from dllm_sweep.catalog import ModelFacts
-    from dllm_sweep.sweep_entries import ModelEntry
+    from dllm_sweep.sweep_entries import MethodEntry, ModelEntry
     from dllm_sweep.sweep_file import SweepFile
     from dllm_sweep.sweep_rules import Rule
+    from dllm_sweep.yaml_places import Place
 
 
 @dataclass(frozen=True)
@@ -41,13 +44,25 @@ class Model:
 
 @dataclass(frozen=True)
 class Method:
-    """A method of the file, built with its parameters and with none."""
+    """A method of the file for one family of models.
+
+    Attributes:
+        names: What rules may call it.
+        location: The name by which it loads.
+        built: With its parameters: the file's own, and the preset's where the file says nothing.
+        usual: With none.
+        parameters: All of them with their values.
+        settings: What the preset says of it.
+        own_modules: Whether the file itself says which modules it quantizes.
+    """
 
     names: tuple[str, ...]
     location: str
     built: Any
     usual: Any
     parameters: Parameters
+    settings: MethodSettings = LEFT_OPEN
+    own_modules: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,13 +75,23 @@ class Text:
 
 @dataclass(frozen=True)
 class Point:
-    """One point of the grid."""
+    """One point of the grid.
+
+    Attributes:
+        model: Its model.
+        method: Its method.
+        scheme: As the file writes it.
+        calibration: What the method sees.
+        seed: Its seed.
+        entries: Places in the file of the entries that it comes from.
+    """
 
     model: Model
     method: Method
     scheme: str
     calibration: Text
     seed: int
+    entries: tuple[Place, ...] = field(compare=False)
 
     @property
     def names(self) -> dict[str, tuple[str, ...]]:
@@ -83,20 +108,38 @@ class Point:
 def points(file: SweepFile, gpus: float | None) -> Iterator[Point]:
     """The grid after the rules; the baseline has one scheme, its own, whatever is listed."""
     models = [_model_of(entry, file, gpus) for entry in file.models]
-    methods = [
-        method_of(entry.location(file.folder), entry.parameters, entry.names)
-        for entry in file.methods
-    ]
-    read = any(method.built.needs_calibration for method in methods)
+    methods = _methods_of(file, [model.facts.family for model in models])
+    read = any(method.built.needs_calibration for method in methods.values())
     written = _written_texts(file, read=read)
-    for model, method in product(models, methods):
+    for (place, model), index in product(enumerate(models), range(len(file.methods))):
+        method = methods[model.facts.family, index]
         baseline = method.location == FULL_PRECISION_METHOD
         schemes = (str(FULL_PRECISION),) if baseline else file.schemes
         texts = written or [_preset_text(str(file.preset), model, method)]
-        for scheme, text, seed in product(schemes, texts, file.seeds):
-            point = Point(model, method, scheme, text, seed)
+        for (at, scheme), text, seed in product(enumerate(schemes), texts, file.seeds):
+            of_scheme: tuple[Place, ...] = () if baseline else (("schemes", at),)
+            entries = (*of_scheme, ("methods", index), ("models", place))
+            point = Point(model, method, scheme, text, seed, entries)
             if _survives(point, file.include, file.exclude):
                 yield point
+
+
+def _methods_of(file: SweepFile, families: Sequence[str]) -> dict[tuple[str, int], Method]:
+    """The file's methods by family and place: a preset may set them up for each family."""
+    return {
+        (family, index): _method_for(file, entry, family)
+        for family in dict.fromkeys(families)
+        for index, entry in enumerate(file.methods)
+    }
+
+
+def _method_for(file: SweepFile, entry: MethodEntry, family: str) -> Method:
+    parameters = parameters_for(file, entry, family)
+    return replace(
+        method_of(entry.location(file.folder), parameters, entry.names),
+        settings=settings_of(file, entry, family),
+        own_modules=not entry.parameters.keys().isdisjoint(("modules", "skip_modules")),
+    )
 
 
 def _model_of(entry: ModelEntry, file: SweepFile, gpus: float | None) -> Model:
@@ -135,7 +178,7 @@ def _written_texts(file: SweepFile, *, read: bool) -> list[Text]:
 
 def _preset_text(preset: str, model: Model, method: Method) -> Text:
     """What the study calibrated a method on, as far as the model can read it."""
-    spec = presets.load(preset).calibration(method.location)
+    spec = presets.load(preset).calibration(method.location, model.facts.family)
     if spec is None or not method.built.needs_calibration:
         return Text((), None)
     spec = EMBEDDED_TEXT if model.facts.embedded else spec

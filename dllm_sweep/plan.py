@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from dllm_sweep import catalog, costs
 from dllm_sweep.errors import InputError
-from dllm_sweep.grid import Method, Model, method_of, parameters_of, points
+from dllm_sweep.grid import Method, Model, Point, method_of, parameters_of, points
 from dllm_sweep.records import OPEN_STATES, PlannedTrial, PlannedUnit, TrialRow
 from dllm_sweep.spec import (
     FULL_PRECISION,
@@ -24,6 +24,7 @@ from dllm_sweep.spec import (
     QuantScheme,
     TrialSpec,
 )
+from dllm_sweep.sweep_methods import notes_of
 from dllm_sweep.sweep_protocol import fits_of
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class Plan:
         trials: Baselines first, then in the order of the file.
         merged: Labels of trials that the grid names more than once; each is planned once.
         added: Labels of the baselines that the file does not name.
-        notes: Where a preset's settings were made to fit a model, for people.
+        notes: What a preset set for each method, and where it was made to fit a model, for people.
     """
 
     name: str
@@ -79,13 +80,14 @@ def make_plan(file: SweepFile, *, gpus: float | None = None) -> Plan:
     baselines = _once(_planned(spec, model, full) for spec, model in compared.items())
     others = _once(trial for _, trial in wanted if not trial.spec.is_baseline)
     times = Counter(trial.spec.key for _, trial in wanted)
+    fits = [note for model in file.models for note in fits_of(file, model)]
     return Plan(
         name=file.name,
         source=file.text,
         trials=(*baselines, *others),
         merged=tuple(trial.label for trial in others if times[trial.spec.key] > 1),
         added=tuple(trial.label for trial in baselines if trial.spec.key not in named),
-        notes=tuple(dict.fromkeys(note for model in file.models for note in fits_of(file, model))),
+        notes=tuple(dict.fromkeys((*notes_of(file), *fits))),
     )
 
 
@@ -114,7 +116,8 @@ def _trials(file: SweepFile, gpus: float | None) -> Iterator[tuple[Model, Planne
     """The canonical trials of the grid: nothing in their specs that does not change the work."""
     for point in points(file, gpus):
         built = point.method.built
-        scheme = canonical_scheme(QuantScheme.parse(point.scheme), default=built.symmetric)
+        scheme = point.method.settings.scheme(point.scheme)
+        scheme = canonical_scheme(scheme, default=built.symmetric)
         spec = TrialSpec(
             model=point.model.ref,
             method=point.method.location,
@@ -125,29 +128,30 @@ def _trials(file: SweepFile, gpus: float | None) -> Iterator[tuple[Model, Planne
             protocol=point.model.protocol,
             seed=point.seed,
         )
-        skip_reason = built.refusal(scheme) or _misfit(spec, point.model)
+        skip_reason = built.refusal(scheme) or _misfit(spec, point)
         yield point.model, _planned(spec, point.model, point.method, skip_reason)
 
 
-def _misfit(spec: TrialSpec, model: Model) -> str | None:
+def _misfit(spec: TrialSpec, point: Point) -> str | None:
     """Say why a trial cannot run with its model; None if it can, as far as is known."""
+    model = point.model
     text, longest = spec.calibration, model.facts.max_length
     if text is not None and longest is not None and text.length > longest:
         return (
             f"calibration texts of {text.length} tokens: {model.ref.name} reads {longest}; write a"
             f" `length` of at most {longest} in `calibration`"
         )
-    return _odd_groups(spec, model)
+    return None if point.method.own_modules else _odd_groups(spec, model)
 
 
 def _odd_groups(spec: TrialSpec, model: Model) -> str | None:
     """Say why a group size does not fit the model; None if it does, or its sizes are not known.
 
-    A trial that names its own modules is left to the method: it may leave out what does not fit.
+    Where the file itself names modules it is left to the method: they may leave out what does not
+    fit. What a preset leaves out shares its inputs with modules that it keeps.
     """
     size = spec.scheme.group_size
-    patterns = {key: value for key, value in spec.parameters if "modules" in key}
-    if size is None or patterns not in ({}, {"modules": ("*",), "skip_modules": ()}):
+    if size is None:
         return None
     odd = [inputs for inputs in model.sizes if inputs % size]
     listed = " and ".join(map(str, odd))
@@ -193,10 +197,14 @@ def _once(trials: Iterable[PlannedTrial]) -> tuple[PlannedTrial, ...]:
 def canonical_scheme(scheme: QuantScheme, *, default: bool) -> QuantScheme:
     """Write out the weight grid; where weights are not quantized, it means nothing and goes.
 
+    So do bits of keys and values that `-qkv` gives them anyway.
+
     Args:
         scheme: As the user wrote it.
         default: Whether the method's weight grid is symmetric where the scheme does not say.
     """
+    if scheme.qkv and scheme.kv_bits == scheme.a_bits:
+        scheme = replace(scheme, kv_bits=FULL_PRECISION_BITS)
     if scheme.w_bits == FULL_PRECISION_BITS:
         return replace(scheme, group_size=None, symmetric=None)
     return scheme if scheme.symmetric is not None else replace(scheme, symmetric=default)

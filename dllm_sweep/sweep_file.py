@@ -29,9 +29,10 @@ from dllm_sweep.overrides import as_text, overridden, read_setting
 from dllm_sweep.spec import FULL_PRECISION_METHOD, ProtocolSpec, QuantScheme
 from dllm_sweep.stored import beside, holds_password, without_passwords
 from dllm_sweep.sweep_entries import Count, Entry, MethodEntry, ModelEntry, Resources, Seed
+from dllm_sweep.sweep_methods import misfits_of
 from dllm_sweep.sweep_problems import Finding, explain, refuse, refusing, tell
 from dllm_sweep.sweep_protocol import findings_of, protocol_of
-from dllm_sweep.sweep_rules import Rules, listed
+from dllm_sweep.sweep_rules import Rules, listed, scheme_name
 from dllm_sweep.sweep_tasks import DecodingEntry, Estimator, TaskEntry, folder_exists
 from dllm_sweep.sweep_texts import CalibrationEntry, OutliersEntry
 from dllm_sweep.yaml_places import Document, YamlProblems, load
@@ -44,7 +45,7 @@ def _entry(key: str) -> BeforeValidator:
 
 def _scheme_exists(value: str) -> str:
     try:
-        return str(QuantScheme.parse(value))
+        return scheme_name(value)
     except InputError as error:
         near = _nearest_scheme(value)
         refuse([Finding((), f"{error}: did you mean {near!r}?" if near else str(error))])
@@ -236,7 +237,7 @@ def parse(text: str, path: Path, settings: Sequence[str] = ()) -> SweepFile:
     if file.store is not None and holds_password(load(file.text).data["store"]):
         advice = "write special characters of the password as %40 and the like, all on one line"
         raise SweepFileError(str(path), tell([Finding(("store",), advice)], document))
-    misfits = findings_of(file)
+    misfits = [*misfits_of(file), *findings_of(file)]
     if misfits:
         raise SweepFileError(str(path), tell(misfits, document))
     return file

@@ -76,9 +76,21 @@ def _matches(axis: str, pattern: str, names: tuple[str, ...]) -> bool:
     return any(fnmatchcase(name, pattern) for name in names)
 
 
+def scheme_name(text: str) -> str:
+    """What the file calls a scheme: its canonical name, in which a written `-kv16` stays.
+
+    Beside a preset it means something: attention rounds nothing, whatever the preset says.
+
+    Raises:
+        InputError: If it is no scheme.
+    """
+    bits, dash, rest = str(QuantScheme.parse(text)).partition("-")
+    return f"{bits}-kv16{dash}{rest}" if "-kv16" in text.lower() else f"{bits}{dash}{rest}"
+
+
 def _canonical_scheme(text: str) -> str:
     try:
-        return str(QuantScheme.parse(text))
+        return scheme_name(text)
     except InputError:
         return text
 

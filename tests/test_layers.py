@@ -56,6 +56,7 @@ LAYERS = {
     "cluster_lints": 2,
     "sweep_file": 2,
     "sweep_entries": 2,
+    "sweep_methods": 2,
     "sweep_protocol": 2,
     "sweep_tasks": 2,
     "sweep_texts": 2,

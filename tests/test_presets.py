@@ -99,11 +99,13 @@ def test_an_unknown_family_or_preset_is_refused():
 
 
 def test_awq_calibrates_on_the_pile_and_the_others_on_wikitext():
-    awq, gptq = PAPER.calibration("awq"), PAPER.calibration("gptq")
+    awq, gptq = (PAPER.calibration(one, "llada") for one in ("awq", "gptq"))
     assert (awq.source, awq.samples, awq.length) == ("mit-han-lab/pile-val-backup", 128, 512)
     assert (gptq.source, gptq.samples, gptq.length) == ("Salesforce/wikitext", 128, 2048)
-    assert all(PAPER.calibration(one) == gptq for one in ("smoothquant", "quarot", "duquant"))
-    assert PAPER.calibration("fp") is PAPER.calibration("rtn") is None
+    assert all(
+        PAPER.calibration(one, "dream") == gptq for one in ("smoothquant", "quarot", "duquant")
+    )
+    assert PAPER.calibration("fp", "llada") is PAPER.calibration("rtn", "llada") is None
 
 
 def test_sizes_of_groups_are_those_of_their_members():
