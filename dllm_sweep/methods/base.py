@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Protocol
 
@@ -38,8 +38,17 @@ class BlockRecord:
         warnings: What the user should know.
     """
 
-    modules: tuple[ModuleRow, ...]
+    modules: tuple[ModuleRow, ...] = ()
     warnings: tuple[str, ...] = ()
+
+    @classmethod
+    def joined(cls, parts: Iterable[BlockRecord]) -> BlockRecord:
+        """Put what was done to some linears behind each other."""
+        parts = tuple(parts)
+        return cls(
+            modules=tuple(row for part in parts for row in part.modules),
+            warnings=tuple(warning for part in parts for warning in part.warnings),
+        )
 
 
 class FinishedBlocks(Protocol):
@@ -99,6 +108,19 @@ class QuantizationReport:
 
     modules: tuple[ModuleRow, ...]
     warnings: tuple[str, ...] = field(default=())
+
+    @classmethod
+    def of(cls, records: Iterable[BlockRecord], names: Sequence[str]) -> QuantizationReport:
+        """Put the records of all blocks together.
+
+        Args:
+            records: Of every block.
+            names: All quantized linears, in the order in which they are reported.
+        """
+        whole = BlockRecord.joined(records)
+        rows = {row.module: row for row in whole.modules}
+        warnings = tuple(dict.fromkeys(whole.warnings))
+        return cls(modules=tuple(rows[name] for name in names), warnings=warnings)
 
     @property
     def average_bits(self) -> float:

@@ -6,15 +6,16 @@ solved together, from one Hessian, with their rows stacked.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.errors import QuantizationError
-from dllm_sweep.methods.base import QuantizationReport, Workspace
+from dllm_sweep.methods.base import ALONE, BlockRecord, QuantizationReport, Workspace
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.affine import WeightGrid
 from dllm_sweep.quant.apply import install, select
@@ -28,7 +29,7 @@ from dllm_sweep.quant.capture import (
 )
 from dllm_sweep.quant.hessian import Hessian, exact_products
 from dllm_sweep.quant.linear import ActivationQuantization, transform_of, transformed
-from dllm_sweep.records import ModuleRow
+from dllm_sweep.quant.visiting import visiting
 from dllm_sweep.spec import QuantScheme
 
 TOKENS_PER_INPUT = 4
@@ -69,12 +70,13 @@ def quantize_layerwise(
     calibration: Sequence[CalibrationBatch],
     solve: Solver,
     *,
-    activation: ActivationQuantization,
     symmetric: bool,
-    true_sequential: bool,
-    modules: Iterable[str],
-    skip_modules: Iterable[str],
-    workspace: Workspace,
+    activation: ActivationQuantization | None = None,
+    true_sequential: bool = True,
+    output_first: bool = False,
+    modules: Iterable[str] = ("*",),
+    skip_modules: Iterable[str] = (),
+    workspace: Workspace = ALONE,
     reads_inputs: bool = True,
     prepare: Prepare | None = None,
 ) -> QuantizationReport:
@@ -87,14 +89,18 @@ def quantize_layerwise(
         scheme: Bit-widths and group size.
         calibration: What the model sees.
         solve: Rounds the weights of layers with a common input.
-        activation: How the input of every quantized layer is rounded.
         symmetric: The weight grid, for the record.
+        activation: How the input of every quantized layer is rounded; None is symmetrically, to the
+            scheme's bits.
         true_sequential: Whether later layers of a block see its earlier ones quantized.
+        output_first: Whether the layers of a block's attention, and those of its feed-forward
+            network, are quantized from the last to the first.
         modules: Patterns of the layers to quantize.
         skip_modules: Patterns of those left out.
         workspace: What surrounds the work.
         reads_inputs: Whether the solver wants Hessians.
-        prepare: Puts transforms in front of a block's linears, given its inputs.
+        prepare: Puts transforms in front of a block's linears, given its inputs; it is not called
+            for a block that the workspace restores.
 
     Raises:
         QuantizationError: If there is no calibration text, a pattern matches nothing, or a layer
@@ -104,19 +110,24 @@ def quantize_layerwise(
     walked = reads_inputs or prepare is not None
     if walked:
         require_text(calibration)
-    walk = _Walk(model, scheme, solve, activation, symmetric, true_sequential, frozenset(chosen))
+    activation = activation or ActivationQuantization(bits=scheme.a_bits)
+    walk = _Walk(
+        layers=LayerQuantizer(model, scheme, solve, activation, symmetric),
+        stages=_stages(model, frozenset(chosen), true_sequential, output_first),
+        prepare=prepare,
+        reads_inputs=reads_inputs,
+    )
+    records = []
     with evaluating(model.host), exact_products(), torch.no_grad():
         inputs = capture_first_block(model, calibration if walked else ())
         for index, block in enumerate(model.blocks):
-            if prepare is not None:
-                prepare(index, inputs)
-            for stage in walk.stages(index):
-                walk.quantize_stage(index, stage, inputs if reads_inputs else None)
-            if index + 1 < len(model.blocks):
-                inputs.advance(block)
+            with visiting(block, workspace.device):
+                make = partial(walk.quantize_block, index, inputs)
+                records.append(workspace.finish(model, index, make))
+                if index + 1 < len(model.blocks):
+                    inputs.advance(block)
             workspace.progress(index + 1, len(model.blocks))
-    rows = tuple(walk.rows[name] for name in chosen)
-    return QuantizationReport(modules=rows, warnings=tuple(dict.fromkeys(walk.warnings)))
+    return QuantizationReport.of(records, chosen)
 
 
 def require_text(calibration: Sequence[CalibrationBatch]) -> None:
@@ -125,55 +136,55 @@ def require_text(calibration: Sequence[CalibrationBatch]) -> None:
         raise QuantizationError("this method needs calibration text, and there is none")
 
 
-@dataclass
-class _Walk:
+@dataclass(frozen=True)
+class LayerQuantizer:
+    """Quantizes linears that share their input, together.
+
+    Attributes:
+        model: Changed in place.
+        scheme: Bit-widths and group size.
+        solve: Rounds stacked weights.
+        activation: How the input is rounded from then on.
+        symmetric: The weight grid, for the record.
+    """
+
     model: DiffusionModel
     scheme: QuantScheme
     solve: Solver
     activation: ActivationQuantization
     symmetric: bool
-    true_sequential: bool
-    chosen: frozenset[str]
-    rows: dict[str, ModuleRow] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
 
-    def stages(self, index: int) -> Iterator[tuple[Group, ...]]:
-        """Give the groups of one block that are quantized at once, in order."""
-        prefix = f"{self.model.block_name(index)}."
-        linears = [group.linears for group in self.model.family.linear_groups]
-        kept = (tuple(n for n in names if prefix + n in self.chosen) for names in linears)
-        groups = tuple(group for group in kept if group)
-        if self.true_sequential:
-            yield from ((group,) for group in groups)
-        elif groups:
-            yield groups
+    def quantize(
+        self, names: Sequence[str], hessian: Hessian | None = None, weight: Tensor | None = None
+    ) -> BlockRecord:
+        """Put quantized layers where some linears are.
 
-    def quantize_stage(
-        self, index: int, stage: tuple[Group, ...], inputs: BlockInputs | None
-    ) -> None:
-        """Collect the Hessians of some groups in one pass, unless none are read; quantize them."""
-        prefix = f"{self.model.block_name(index)}."
-        hessians: dict[str, Hessian] = {}
-        if inputs is not None:
-            firsts = [group[0] for group in stage]
-            hessians = collect_hessians(self.model.blocks[index], firsts, inputs)
-        for group in stage:
-            names = tuple(prefix + name for name in group)
-            self._quantize_group(names, hessians.pop(group[0], None))
+        Args:
+            names: Full names of linears with a common input.
+            hessian: Of that input; None for a solver that reads no inputs.
+            weight: (m, n), what is rounded; None is the stacked weights of the linears.
 
-    def _quantize_group(self, names: Group, hessian: Hessian | None) -> None:
+        Raises:
+            QuantizationError: If the weights cannot be quantized; the message names the linears.
+        """
         layers = [self.model.host.get_submodule(name) for name in names]
-        if hessian is not None:
-            self._warn_if_few_tokens(hessian)
-        solution = self._solved(names, torch.cat([layer.weight for layer in layers]), hessian)
+        if weight is None:
+            weight = torch.cat([layer.weight for layer in layers])
+        warnings = [] if hessian is None else _few_tokens(hessian)
+        mean = weight.new_empty(0, 0) if hessian is None else hessian.mean()
+        del hessian  # at 19k inputs it is 1.4 GB
+        solution = self._solved(names, weight, mean)
+        if solution.warning is not None:
+            warnings.append(f"{', '.join(names)}: {solution.warning}")
         sizes = [layer.out_features for layer in layers]
         parts = solution.dequantized.split(sizes)
         grids = (None,) * len(sizes) if solution.grid is None else solution.grid.split(sizes)
         stored = _transform_bits(layers)
+        rows = []
         for name, part, grid, extra in zip(names, parts, grids, stored, strict=True):
             outputs, inputs = part.shape
             bits = outputs * solution.bits_per_output + inputs * solution.bits_per_input
-            self.rows[name] = install(
+            row = install(
                 self.model.host,
                 name,
                 part.clone(),
@@ -183,26 +194,75 @@ class _Walk:
                 bits=bits + extra,
                 grid=grid,
             )
+            rows.append(row)
+        return BlockRecord(modules=tuple(rows), warnings=tuple(warnings))
 
-    def _solved(self, names: Group, weight: Tensor, hessian: Hessian | None) -> Solution:
-        where = ", ".join(names)
+    def _solved(self, names: Sequence[str], weight: Tensor, hessian: Tensor) -> Solution:
         try:
-            solution = self.solve(
-                weight, weight.new_empty(0, 0) if hessian is None else hessian.mean()
-            )
+            return self.solve(weight, hessian)
         except QuantizationError as error:
-            raise QuantizationError(f"{where}: {error}") from error
-        if solution.warning is not None:
-            self.warnings.append(f"{where}: {solution.warning}")
-        return solution
+            raise QuantizationError(f"{', '.join(names)}: {error}") from error
 
-    def _warn_if_few_tokens(self, hessian: Hessian) -> None:
-        inputs = len(hessian.total)
-        if hessian.tokens < TOKENS_PER_INPUT * inputs:
-            self.warnings.append(
-                f"{hessian.tokens} calibration tokens for layers with {inputs} inputs: use at"
-                f" least {TOKENS_PER_INPUT * inputs}, or the method fits this text alone"
-            )
+
+def _few_tokens(hessian: Hessian) -> list[str]:
+    inputs = len(hessian.total)
+    if hessian.tokens >= TOKENS_PER_INPUT * inputs:
+        return []
+    return [
+        f"{hessian.tokens} calibration tokens for layers with {inputs} inputs: use at"
+        f" least {TOKENS_PER_INPUT * inputs}, or the method fits this text alone"
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Walk:
+    layers: LayerQuantizer
+    stages: tuple[tuple[tuple[Group, ...], ...], ...]
+    prepare: Prepare | None
+    reads_inputs: bool
+
+    def quantize_block(self, index: int, inputs: BlockInputs) -> BlockRecord:
+        """Quantize the chosen linears of one block, stage by stage."""
+        if self.prepare is not None:
+            self.prepare(index, inputs)
+        return BlockRecord.joined(
+            self._quantize_stage(index, stage, inputs) for stage in self.stages[index]
+        )
+
+    def _quantize_stage(
+        self, index: int, stage: tuple[Group, ...], inputs: BlockInputs
+    ) -> BlockRecord:
+        """Collect the Hessians of some groups in one pass, if they are read; quantize them."""
+        model, hessians = self.layers.model, {}
+        if self.reads_inputs:
+            firsts = [group[0] for group in stage]
+            hessians = collect_hessians(model.blocks[index], firsts, inputs)
+        prefix = f"{model.block_name(index)}."
+        return BlockRecord.joined(
+            self.layers.quantize([prefix + name for name in group], hessians.pop(group[0], None))
+            for group in stage
+        )
+
+
+def _stages(
+    model: DiffusionModel, chosen: frozenset[str], true_sequential: bool, output_first: bool
+) -> tuple[tuple[tuple[Group, ...], ...], ...]:
+    """Give, for each block, the groups that are quantized at once, in order."""
+    order: list[Group] = [group.linears for group in model.family.linear_groups]
+    if output_first:
+        parents = dict.fromkeys(map(_parent, order))
+        order = [group for one in parents for group in reversed(order) if _parent(group) == one]
+    found = []
+    for index in range(len(model.blocks)):
+        prefix = f"{model.block_name(index)}."
+        kept = (tuple(name for name in group if prefix + name in chosen) for group in order)
+        groups = tuple(group for group in kept if group)
+        found.append(tuple((group,) for group in groups) if true_sequential else (groups,))
+    return tuple(found)
+
+
+def _parent(group: Group) -> str:
+    return group[0].rpartition(".")[0]
 
 
 def _transform_bits(layers: Sequence[nn.Module]) -> list[int]:
