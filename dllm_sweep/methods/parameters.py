@@ -26,8 +26,10 @@ def build(name: str, parameters: Mapping[str, Any] | None = None) -> Method:
 
     Raises:
         UnknownName: If there is no such method, or it has no such parameter.
-        InputError: If a value has the wrong type or lies outside its range.
+        InputError: If a value has the wrong type or lies outside its range, or `name` chains
+            several methods.
     """
+    _refuse_chain(name)
     kind: Any = plugins.load("method", name)
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
         raise InputError(f"method {name!r} is not a dataclass, so it has no parameters to set")
@@ -39,6 +41,15 @@ def build(name: str, parameters: Mapping[str, Any] | None = None) -> Method:
             raise UnknownName(f"parameter of {name}", parameter, known)
     checked = {key: _value(name, key, hints[key], given) for key, given in values.items()}
     return cast(Method, kind(**checked))
+
+
+def _refuse_chain(name: str) -> None:
+    parts = [part.strip() for part in name.split("+")]
+    if len(parts) > 1 and all(part in plugins.names("method") for part in parts):
+        raise InputError(
+            f"method {name!r}: methods are not chained by name; what composes is a parameter:"
+            " `solver: gptq` of awq, smoothquant, quarot and duquant, `smoothing` of quarot"
+        )
 
 
 def require(holds: bool, parameter: str, given: object, expected: str) -> None:

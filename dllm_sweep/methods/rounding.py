@@ -12,9 +12,11 @@ from dllm_sweep.methods.base import QuantizationReport, Workspace
 from dllm_sweep.methods.layerwise import Prepare, Solver, quantize_layerwise
 from dllm_sweep.methods.parameters import Patterns, require
 from dllm_sweep.models.base import DiffusionModel
+from dllm_sweep.models.family import Widths
 from dllm_sweep.quant.affine import GridFamily
 from dllm_sweep.quant.apply import unsupported
 from dllm_sweep.quant.attention import GRIDS, operand_bits, round_operands
+from dllm_sweep.quant.hadamard import without_hadamard
 from dllm_sweep.quant.linear import ActivationQuantization
 from dllm_sweep.records import ModuleRow
 from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
@@ -89,7 +91,20 @@ class Rounding:
         """Say what of `scheme` cannot be rounded, or None."""
         if self.solver == "gptq" and scheme.w_bits == FULL_PRECISION_BITS:
             return f"{scheme}: the solver gptq rounds weights; use solver rtn for activations alone"
+        if self.solver == "rtn" and (self.activation_order or self.damping != Rounding.damping):
+            return "the solver rtn reads neither damping nor activation_order; use solver gptq"
+        if self.mse_clip and self.weight_clip not in (None, 1.0):
+            return "mse_clip searches the range that weight_clip fixes; set mse_clip to false"
         return unsupported(method, scheme, operands=True)
+
+    def misfit(self, scheme: QuantScheme, widths: Widths) -> str | None:
+        """Say why a model of these sizes cannot be quantized to `scheme`, or None."""
+        return without_hadamard(self.operand_sizes(scheme, widths))
+
+    def operand_sizes(self, scheme: QuantScheme, widths: Widths) -> dict[str, int]:
+        """Give the sizes inside attention that have to have a Hadamard matrix."""
+        rotated = self.rotates_operands and operand_bits(scheme)[1] < FULL_PRECISION_BITS
+        return {"the size of a head": widths.head} if rotated else {}
 
     def round(
         self,
@@ -155,8 +170,9 @@ class Rounding:
     def _solver(self, scheme: QuantScheme, symmetric: bool) -> Solver:
         bits, clip = scheme.w_bits, self.weight_clip
         family = GridFamily.SYMMETRIC_RESTRICTED if symmetric else GridFamily.ASYMMETRIC
-        ratio = self.usual_weight_clip(bits) if clip is None else clip
         group_size, mse_clip = scheme.group_size, self.mse_clip
+        usual = 1.0 if mse_clip else self.usual_weight_clip(bits)
+        ratio = usual if clip is None else clip
         if self.solver == "rtn":
             return rtn.solver(
                 bits=bits, family=family, group_size=group_size, mse_clip=mse_clip, clip_ratio=ratio

@@ -37,6 +37,23 @@ LLAMA_GROUPS = (
 
 
 @dataclass(frozen=True, kw_only=True)
+class Widths:
+    """The sizes that planning knows of a model, in channels.
+
+    Attributes:
+        hidden: Of a hidden state.
+        ffn: Inputs of the down projection.
+        heads: Number of query heads.
+        head: Of one head.
+    """
+
+    hidden: int
+    ffn: int
+    heads: int
+    head: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Special:
     """Token ids that have a meaning, explicit in every family, never guessed.
 

@@ -8,6 +8,7 @@ widths of LLaDA-8B (4096, 12288) and Dream-7B (3584, 18944).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 
 import torch
@@ -40,6 +41,20 @@ def hadamard_factors(size: int) -> tuple[int, ...]:
     if order is None:
         raise QuantizationError(f"no Hadamard matrix of order {size} can be built here")
     return (order, *_powers_of_two(size // order))
+
+
+def without_hadamard(sizes: Mapping[str, int]) -> str | None:
+    """Say which of some sizes has no Hadamard matrix that can be built here, or None.
+
+    Args:
+        sizes: What has this size, such as `the hidden size` -> 4096.
+    """
+    for what, size in sizes.items():
+        try:
+            hadamard_factors(size)
+        except QuantizationError as error:
+            return f"{what} is {size}: {error}"
+    return None
 
 
 @cache

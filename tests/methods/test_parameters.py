@@ -58,6 +58,14 @@ def test_a_wrong_value_names_parameter_value_and_what_is_expected(parameters, me
         build("gptq", parameters)
 
 
+@pytest.mark.parametrize("name", ["duquant+quarot", "awq + gptq"])
+def test_methods_that_are_chained_by_name_are_told_what_composes(name):
+    with pytest.raises(InputError, match=r"not chained by name; .* `solver: gptq` of awq"):
+        build(name)
+    with pytest.raises(UnknownName):
+        build("duquant+quarrot")
+
+
 def test_values_of_a_sweep_file_are_brought_into_form():
     method = build("gptq", {"damping": 0, "modules": "*.mlp.*", "skip_modules": ["*.up_proj"]})
     assert method.damping == 0.0

@@ -186,6 +186,17 @@ def test_schemes_and_parameters_it_cannot_do_are_refused():
         build("quarot", {"rotation": "householder"})
 
 
+def test_parameters_without_effect_or_in_conflict_are_refused():
+    scheme = QuantScheme.parse("w4a4")
+    for parameters in ({"activation_order": True}, {"damping": 0.1}):
+        said = build("quarot", {"solver": "rtn", **parameters}).refusal(scheme)
+        assert "the solver rtn reads neither damping nor activation_order" in said
+        assert build("quarot", parameters).refusal(scheme) is None
+    assert "set mse_clip to false" in build("quarot", {"weight_clip": 0.9}).refusal(scheme)
+    assert build("quarot", {"weight_clip": 0.9, "mse_clip": False}).refusal(scheme) is None
+    assert build("duquant", {"mse_clip": True}).refusal(scheme) is None
+
+
 def test_bfloat16_weights_are_rotated_in_float64(make_small_dream):
     plain = make_small_dream(dtype=torch.bfloat16)
     model = make_small_dream(dtype=torch.bfloat16)
