@@ -27,6 +27,7 @@ from dllm_sweep.quant.affine import (
 from dllm_sweep.quant.apply import install, select, unsupported
 from dllm_sweep.quant.attention import round_operands
 from dllm_sweep.quant.linear import ActivationQuantization
+from dllm_sweep.quant.visiting import visiting
 from dllm_sweep.records import ModuleRow
 from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
 
@@ -146,7 +147,8 @@ class Rtn:
         for index in range(len(model.blocks)):
             prefix = f"{model.block_name(index)}."
             names = [name for name in chosen if name.startswith(prefix)]
-            rows += [self._quantize_linear(model, name, scheme) for name in names]
+            with visiting(model.blocks[index], workspace.device):
+                rows += [self._quantize_linear(model, name, scheme) for name in names]
             workspace.progress(index + 1, len(model.blocks))
         rows += round_operands(model, scheme)
         return QuantizationReport(modules=tuple(rows))
