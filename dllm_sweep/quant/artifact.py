@@ -1,9 +1,6 @@
-"""What a method changed, as one safetensors file, and back into a fresh full-precision model.
+"""What a method changed in a model, as one safetensors file, and back into a fresh model.
 
-The file holds the quantized linears with their grids, activation settings and input transforms, how
-attention rounds its operands, and every other parameter that a method has rewritten: norms,
-embeddings, the head, linears left in full precision that take part of a transform. Transforms that
-several linears share are stored once.
+The file holds what `quant/changes.py` collects, and how attention rounds its operands.
 """
 
 from __future__ import annotations
@@ -12,30 +9,24 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from dllm_sweep.errors import StoreError
 from dllm_sweep.models.base import DiffusionModel
-from dllm_sweep.quant import attention
-from dllm_sweep.quant.affine import WeightGrid
-from dllm_sweep.quant.apply import replace
-from dllm_sweep.quant.fuse import RewrittenParameter, rewrite
-from dllm_sweep.quant.linear import ActivationQuantization, QuantLinear
-from dllm_sweep.quant.transforms import InputTransform, describe, restore
+from dllm_sweep.quant import attention, changes
 from dllm_sweep.records import Artifact, ModuleRow
 from dllm_sweep.spec import QuantScheme
 
 FORMAT = "dllm-sweep quantized weights 3"
 """Older files can be loaded, too: format 2 has no grids, format 1 quantized linears alone."""
 _CHUNK = 1 << 22
-_TRANSFORM = "transform."
-_GRID = ".grid."
 
 
 def save(
@@ -56,39 +47,11 @@ def save(
     Returns:
         Path, SHA-256 and size; the dequantized weights keep the model's dtype.
     """
-    linears = model.linears()
-    chosen = {name: part for name, part in linears.items() if isinstance(part, QuantLinear)}
-    transforms = _distinct_transforms(chosen.values())
-    rewritten = {
-        name: parameter
-        for name, parameter in model.host.named_parameters()
-        if isinstance(parameter, RewrittenParameter)
-    }
-    tensors = {
-        name: tensor.detach().cpu().contiguous()
-        for name, tensor in (
-            *_linear_tensors(chosen),
-            *_transform_tensors(transforms),
-            *rewritten.items(),
-        )
-    }
-    header = {
+    tensors, header = changes.collect(model)
+    header |= {
         "format": FORMAT,
         "scheme": None if scheme is None else str(scheme),
-        "activations": {name: dataclasses.asdict(part.activation) for name, part in chosen.items()},
         "modules": [dataclasses.asdict(row) for row in modules],
-        "transforms": [describe(transform) for transform in transforms],
-        "inputs": {
-            name: transforms.index(part.transform)
-            for name, part in chosen.items()
-            if part.transform is not None
-        },
-        "grids": {
-            name: {"bits": part.grid.bits, "lowest": part.grid.lowest}
-            for name, part in chosen.items()
-            if part.grid is not None
-        },
-        "rewritten": sorted(rewritten),
         "attention": attention.describe(model),
     }
     file.parent.mkdir(parents=True, exist_ok=True)
@@ -97,27 +60,32 @@ def save(
     return Artifact(kind="weights", path=str(file), sha256=_sha256(file), bytes=size)
 
 
-def _distinct_transforms(linears: Iterable[QuantLinear]) -> list[InputTransform]:
-    transforms = (part.transform for part in linears)
-    return list({id(one): one for one in transforms if one is not None}.values())
+def save_block(
+    model: DiffusionModel,
+    index: int,
+    file: Path,
+    *,
+    modules: Sequence[ModuleRow] = (),
+    warnings: Sequence[str] = (),
+) -> None:
+    """Write what was changed in one block to `file`, which may be left cut by a crash.
 
+    How attention rounds its operands is left out: methods set that for the whole model.
 
-def _linear_tensors(linears: Mapping[str, QuantLinear]) -> Iterator[tuple[str, Tensor]]:
-    for name, part in linears.items():
-        yield f"{name}.weight", part.weight
-        if part.bias is not None:
-            yield f"{name}.bias", part.bias
-        if part.grid is not None:
-            yield f"{name}{_GRID}scales", part.grid.scales
-            yield f"{name}{_GRID}zeros", part.grid.zeros
-            if part.grid.group_of_input is not None:
-                yield f"{name}{_GRID}group_of_input", part.grid.group_of_input
-
-
-def _transform_tensors(transforms: Sequence[InputTransform]) -> Iterator[tuple[str, Tensor]]:
-    for number, transform in enumerate(transforms):
-        for key, tensor in transform.state_dict().items():
-            yield f"{_TRANSFORM}{number}.{key}", tensor
+    Args:
+        model: What else was changed in it is left out.
+        index: Of the block.
+        file: Where the file goes.
+        modules: Kept in the file as they are.
+        warnings: The same.
+    """
+    tensors, header = changes.collect(model, f"{model.block_name(index)}.")
+    header |= {
+        "format": FORMAT,
+        "modules": [dataclasses.asdict(row) for row in modules],
+        "warnings": list(warnings),
+    }
+    save_file(tensors, file, metadata={"dllm_sweep": json.dumps(header)})
 
 
 def load(model: DiffusionModel, file: Path, *, sha256: str | None = None) -> tuple[ModuleRow, ...]:
@@ -142,86 +110,28 @@ def load(model: DiffusionModel, file: Path, *, sha256: str | None = None) -> tup
             f"the quantized weights {file} are damaged: their SHA-256 is not the recorded one;"
             " remove the file and quantize the trial again"
         )
-    header, tensors = _read(file)
-    # Everything is built before anything is put in place: a file of another model changes nothing.
-    transforms = _restored_transforms(header, tensors)
-    inputs: dict[str, int] = header.get("inputs", {})
-    linears = model.linears()
-    parts = {}
-    for name, settings in header["activations"].items():
-        transform = transforms[inputs[name]] if name in inputs else None
-        activation = ActivationQuantization(**settings)
-        grid = _restored_grid(name, header, tensors)
-        parts[name] = _restored(name, linears, tensors, activation, transform, grid, file)
-    rewritten = {name: tensors[name] for name in header.get("rewritten", ())}
-    _check_rewritten(model, rewritten, file)
-    for name, part in parts.items():
-        replace(model.host, name, part)
-    _put_rewritten(model, rewritten)
+    header, tensors = _read(file, model.device)
+    changes.put(model, tensors, header, file)
     attention.restore(model, header.get("attention", {}))
     return tuple(ModuleRow(**row) for row in header["modules"])
 
 
-def _restored(
-    name: str,
-    linears: Mapping[str, nn.Module],
-    tensors: Mapping[str, Tensor],
-    activation: ActivationQuantization,
-    transform: InputTransform | None,
-    grid: WeightGrid | None,
-    file: Path,
-) -> QuantLinear:
-    weight, bias = tensors[f"{name}.weight"], tensors.get(f"{name}.bias")
-    if name not in linears or linears[name].weight.shape != weight.shape:
-        raise StoreError(f"{file} is of another model: it holds {name} {tuple(weight.shape)}")
-    like = linears[name].weight
-    weight = weight.to(like.device, like.dtype)
-    bias = None if bias is None else bias.to(like.device, like.dtype)
-    transform = None if transform is None else transform.to(like.device)
-    grid = None if grid is None else grid.to(like.device)
-    return QuantLinear(weight, bias, activation, transform, grid)
+def load_block(model: DiffusionModel, file: Path) -> tuple[tuple[ModuleRow, ...], tuple[str, ...]]:
+    """Put what `save_block` wrote into a model whose other blocks stay as they are.
 
+    Args:
+        model: Prepared as it was before its blocks were quantized one by one.
+        file: Known to be whole.
 
-def _restored_grid(
-    name: str, header: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> WeightGrid | None:
-    settings = header.get("grids", {}).get(name)
-    if settings is None:
-        return None
-    return WeightGrid(
-        scales=tensors[f"{name}{_GRID}scales"],
-        zeros=tensors[f"{name}{_GRID}zeros"],
-        group_of_input=tensors.get(f"{name}{_GRID}group_of_input"),
-        **settings,
-    )
+    Returns:
+        The module rows and the warnings that were saved.
 
-
-def _restored_transforms(
-    header: Mapping[str, Any], tensors: Mapping[str, Tensor]
-) -> list[InputTransform]:
-    found = []
-    for number, description in enumerate(header.get("transforms", ())):
-        prefix = f"{_TRANSFORM}{number}."
-        own = {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
-        found.append(restore(description, own))
-    return found
-
-
-def _check_rewritten(model: DiffusionModel, rewritten: Mapping[str, Tensor], file: Path) -> None:
-    # A tied head is listed by its own name, too: the file may hold it untied.
-    known = dict(model.host.named_parameters(remove_duplicate=False))
-    for name, tensor in rewritten.items():
-        if name not in known or known[name].shape != tensor.shape:
-            raise StoreError(f"{file} is of another model: it holds {name} {tuple(tensor.shape)}")
-
-
-def _put_rewritten(model: DiffusionModel, rewritten: Mapping[str, Tensor]) -> None:
-    for name, tensor in rewritten.items():
-        parent, _, child = name.rpartition(".")
-        rewrite(model.host.get_submodule(parent), child, tensor)
-    head, embeddings = model.host.get_output_embeddings(), model.host.get_input_embeddings()
-    if head.weight is not embeddings.weight:
-        model.host.config.tie_word_embeddings = False
+    Raises:
+        StoreError: If the file is of another model.
+    """
+    header, tensors = _read(file, model.device)
+    changes.put(model, tensors, header, file)
+    return tuple(ModuleRow(**row) for row in header["modules"]), tuple(header["warnings"])
 
 
 def _write_whole(file: Path, tensors: Mapping[str, Tensor], header: str) -> None:
@@ -243,11 +153,15 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
-def _read(file: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def _read(file: Path, device: torch.device) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    # Tensors that stay on the CPU are copied: the file's own memory is not aligned, and products of
+    # matrices that lie otherwise in memory may differ in their last bits.
+    stay = device.type == "cpu"
     try:
         with safe_open(file, framework="pt") as opened:
             header = json.loads(opened.metadata()["dllm_sweep"])
-            return header, {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
+            read = ((key, opened.get_tensor(key)) for key in opened.keys())  # noqa: SIM118
+            return header, {key: tensor.clone() if stay else tensor for key, tensor in read}
     except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
         raise StoreError(f"{file} does not hold quantized weights: {error}") from error
 
