@@ -84,10 +84,15 @@ def _linear_tensors(linears: Mapping[str, QuantLinear]) -> Iterator[tuple[str, T
         if part.bias is not None:
             yield f"{name}.bias", part.bias
         if part.grid is not None:
-            yield f"{name}{_GRID}scales", part.grid.scales
-            yield f"{name}{_GRID}zeros", part.grid.zeros
-            if part.grid.group_of_input is not None:
-                yield f"{name}{_GRID}group_of_input", part.grid.group_of_input
+            yield from _grid_tensors(f"{name}{_GRID}", part.grid)
+
+
+def _grid_tensors(prefix: str, grid: WeightGrid) -> Iterator[tuple[str, Tensor]]:
+    # Layers that were solved together may share them, which safetensors refuses.
+    yield f"{prefix}scales", grid.scales.clone()
+    yield f"{prefix}zeros", grid.zeros.clone()
+    if grid.group_of_input is not None:
+        yield f"{prefix}group_of_input", grid.group_of_input.clone()
 
 
 def _transform_tensors(transforms: Sequence[InputTransform]) -> Iterator[tuple[str, Tensor]]:

@@ -53,6 +53,7 @@ FAST = {
     "quarot": ("w4a4", {"mse_clip": False}),
     "duquant": ("w4a4", {"steps": 4}),
 }
+SCATTERED = {"static_groups": False, "activation_order": True}
 
 
 @pytest.mark.parametrize("family", ["make_small_llada", "make_small_dream"])
@@ -72,6 +73,21 @@ def test_everything_that_a_method_changed_comes_back(
     assert rows == model.quantization_report.modules
     again = tmp_path / "again.safetensors"
     assert artifact.save(fresh, again, modules=rows).bytes == file.stat().st_size
+
+
+def test_one_block_is_put_back_and_the_others_stay(make_small_llada, make_batches, tmp_path):
+    model, fresh = make_small_llada(layers=3), make_small_llada(layers=3)
+    # Layers with a common input share which group each input is in.
+    quantize(model, scheme="w4a6-g16", method="gptq", calibration=make_batches(), **SCATTERED)
+    rows = model.quantization_report.modules[7:14]
+    file = tmp_path / "block"
+    artifact.save_block(model, 1, file, modules=rows, warnings=("too little text",))
+    assert artifact.load_block(fresh, file) == (rows, ("too little text",))
+    quantized = [name for name, part in fresh.linears().items() if isinstance(part, QuantLinear)]
+    assert quantized == [row.module for row in rows]
+    again = tmp_path / "again"
+    artifact.save_block(fresh, 1, again, modules=rows, warnings=("too little text",))
+    assert again.read_bytes() == file.read_bytes()
 
 
 def test_a_file_of_the_first_format_still_loads(saved, make_small_llada):
