@@ -49,10 +49,6 @@ def names(kind: str) -> tuple[str, ...]:
         from dllm_sweep.calibration import sources
 
         return sources.names()
-    if kind == "masking":
-        from dllm_sweep.calibration.masking import MODES
-
-        return tuple(MODES)
     if kind == "preset":
         from dllm_sweep import presets
 
@@ -216,6 +212,24 @@ def resolve_calibration(spec: CalibrationSpec, revision: str | None = None) -> C
         # A slip of the pen must not become a request to the hub.
         raise UnknownName("calibration", spec.source, names("calibration"))
     return replace(spec, digest=calibration_digest(spec, revision))
+
+
+@lru_cache
+def calibration_problems(spec: CalibrationSpec) -> tuple[tuple[str, str], ...]:
+    """Say which options of a calibration set are wrong: pairs of a key and what is wrong with it.
+
+    The columns of a local file are looked for, too.
+    """
+    from dllm_sweep.calibration import options
+
+    return tuple(options.problems(spec)) or tuple(options.column_problems(spec))
+
+
+def calibration_refusal(spec: CalibrationSpec, facts: ModelFacts) -> str | None:
+    """Say why a model cannot be calibrated this way, or None if it can."""
+    from dllm_sweep.calibration import options
+
+    return options.refusal(spec, facts.sampler, facts.block_size)
 
 
 def resolve_task(spec: TaskSpec) -> TaskSpec:

@@ -18,7 +18,12 @@ from dllm_sweep import shipping
 from dllm_sweep.errors import InputError, UnknownName
 
 PACKAGE = Path(__file__).parent
-_FOLDERS = {"method": "methods", "model family": "models", "decoding algorithm": "decoding"}
+_FOLDERS = {
+    "method": "methods",
+    "model family": "models",
+    "decoding algorithm": "decoding",
+    "masking": "calibration",
+}
 """Folders with one extension a file: the files that assign the module attribute `PLUGIN`."""
 
 

@@ -133,18 +133,30 @@ class ModelRef:
 
 @dataclass(frozen=True, kw_only=True)
 class CalibrationSpec:
-    """Which text a method sees, how much of it, and how it is masked.
+    """Which text a method sees, how much of it, how it is masked, and which tokens count.
 
     Attributes:
         source: A text set of the package, a local file or folder, or a hub data set.
         samples: Number of sequences.
-        length: Tokens in each sequence.
-        masking: `none`, or `uniform` (each token masked with probability t, t uniform in (0, 1]).
-        seed: Seed of the choice of crops and of the masks.
+        length: Tokens in each sequence; of a conversation at most.
+        masking: Name of a mode, a file of `dllm_sweep/calibration/`: `none`, `uniform`, `prefix`,
+            `trajectory` or `chat`.
+        seed: Seed of the choice of text and of the masks.
         split: Split of a hub or local data set.
         subset: Configuration name of a hub data set.
         text_field: Column that holds the text.
         digest: SHA-256 of the source's content, or the hub's commit; set by planning.
+        prompt_share: Of `prefix` and `trajectory`: the part of each sequence that stays visible.
+        steps: Of `trajectory`: denoising steps over the continuation; None is 32, or 4 a block
+            where that is more.
+        block_length: Of `trajectory`: tokens in a block of the sampler; None is 32, or one block
+            where 32 does not divide the continuation.
+        mask_ratios: Of `trajectory`: shares of the continuation that are still masked in the
+            samples, in turn; empty spreads them evenly.
+        masked_weight: How much a mask token counts in statistics; 0 leaves it out.
+        visible_weight: How much any other token counts; 0 leaves it out.
+        prompt_field: Of `chat`: column that holds the prompt.
+        answer_field: Of `chat`: column that holds the answer.
     """
 
     source: str = "tiny-text"
@@ -156,11 +168,29 @@ class CalibrationSpec:
     subset: str | None = None
     text_field: str = "text"
     digest: str | None = None
+    prompt_share: float = field(default=0.25, metadata=LATER)
+    steps: int | None = field(default=None, metadata=LATER)
+    block_length: int | None = field(default=None, metadata=LATER)
+    mask_ratios: tuple[float, ...] = field(default=(), metadata=LATER)
+    masked_weight: float = field(default=1.0, metadata=LATER)
+    visible_weight: float = field(default=1.0, metadata=LATER)
+    prompt_field: str = field(default="question", metadata=LATER)
+    answer_field: str = field(default="answer", metadata=LATER)
 
     def __str__(self) -> str:
-        """Give a short label, such as `tiny-text/128x128/uniform`."""
+        """Give a label, such as `tiny-text/128x128/prefix/prompt_share=0.5/seed1`.
+
+        After source, size and masking it names what differs from the defaults.
+        """
+        named = ("source", "samples", "length", "masking", "seed", "digest")
+        others = (one for one in dataclasses.fields(self) if one.name not in named)
+        said = (
+            f"/{one.name}={_plain(getattr(self, one.name))}"
+            for one in others
+            if getattr(self, one.name) != one.default
+        )
         seed = "" if self.seed == 0 else f"/seed{self.seed}"
-        return f"{self.source}/{self.samples}x{self.length}/{self.masking}{seed}"
+        return f"{self.source}/{self.samples}x{self.length}/{self.masking}{''.join(said)}{seed}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -432,6 +462,10 @@ def _build(kind: Any, value: JsonValue) -> Any:
         hints = _hints(kind)
         return kind(**{name: _build(hints[name], part) for name, part in value.items()})
     return _frozen(value)
+
+
+def _plain(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 @cache

@@ -6,12 +6,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, Strict, ValidationInfo, field_validator
+from pydantic import Field, Strict, ValidationInfo, field_validator, model_validator
 
 from dllm_sweep import catalog
 from dllm_sweep.spec import CalibrationSpec, OutlierSpec
 from dllm_sweep.sweep_entries import Count, Entry, Seed, folder_of
-from dllm_sweep.sweep_problems import refusing
+from dllm_sweep.sweep_problems import Finding, refuse, refusing
 
 
 class TextEntry(Entry):
@@ -70,9 +70,17 @@ def _text_location(source: str, folder: Path) -> str:
 
 
 class CalibrationEntry(TextEntry):
-    """One calibration set: text, and how it is masked."""
+    """One calibration set: text, how it is masked, and which tokens count."""
 
     masking: str = CalibrationSpec.masking
+    prompt_share: float = CalibrationSpec.prompt_share
+    steps: Count | None = None
+    block_length: Count | None = None
+    mask_ratios: Annotated[tuple[float, ...], Strict(False)] = ()
+    masked_weight: float = CalibrationSpec.masked_weight
+    visible_weight: float = CalibrationSpec.visible_weight
+    prompt_field: str = CalibrationSpec.prompt_field
+    answer_field: str = CalibrationSpec.answer_field
 
     @field_validator("masking")
     @classmethod
@@ -81,13 +89,35 @@ class CalibrationEntry(TextEntry):
             catalog.check_name("masking", value)
         return value
 
+    @model_validator(mode="after")
+    def _options_go_together(self, info: ValidationInfo) -> CalibrationEntry:
+        refuse([Finding((name,), problem) for name, problem in self._problems(folder_of(info))])
+        return self
+
+    def _problems(self, folder: Path) -> list[tuple[str, str]]:
+        written = self._as_written()
+        return catalog.calibration_problems(
+            replace(written, source=_text_location(self.source, folder))
+        )
+
     @property
     def names(self) -> tuple[str, ...]:
         """What rules may call it."""
         return (self.source, str(self._as_written()))
 
     def _as_written(self) -> CalibrationSpec:
-        return replace(super()._as_written(), masking=self.masking)
+        return replace(
+            super()._as_written(),
+            masking=self.masking,
+            prompt_share=self.prompt_share,
+            steps=self.steps,
+            block_length=self.block_length,
+            mask_ratios=tuple(sorted({float(ratio) for ratio in self.mask_ratios})),
+            masked_weight=self.masked_weight,
+            visible_weight=self.visible_weight,
+            prompt_field=self.prompt_field,
+            answer_field=self.answer_field,
+        )
 
 
 class OutliersEntry(TextEntry):

@@ -10,7 +10,7 @@ import csv
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +61,40 @@ def texts(spec: CalibrationSpec) -> Iterator[str]:
     Raises:
         CalibrationError: If the source cannot be read or has no column `text_field`.
     """
-    local = local_path(spec.source)
-    records = _hub_records(spec) if local is None else _local_records(local, spec.text_field)
-    for record in records:
-        text = record.get(spec.text_field)
-        if not isinstance(text, str):
-            raise CalibrationError(_no_text(spec, record))
-        if text.strip():
-            yield text
+    return (text for (text,) in records(spec, ("text_field",)))
+
+
+def records(spec: CalibrationSpec, options: Sequence[str]) -> Iterator[tuple[str, ...]]:
+    """Give texts that stand in several columns, in their order, read as they are needed.
+
+    Args:
+        spec: The source.
+        options: Fields of the spec that name the columns, such as `prompt_field`.
+
+    Yields:
+        One text for each column; records in which one is empty are left out.
+
+    Raises:
+        CalibrationError: If the source cannot be read or has no such column.
+    """
+    columns, path = [getattr(spec, option) for option in options], local_path(spec.source)
+    for record in _hub_records(spec) if path is None else _local_records(path, columns):
+        found = tuple(record.get(column) for column in columns)
+        for option, text in zip(options, found, strict=True):
+            if not isinstance(text, str):
+                raise CalibrationError(_no_text(spec, option, record))
+        if all(text.strip() for text in found):
+            yield found
+
+
+def check_columns(spec: CalibrationSpec, options: Sequence[str]) -> None:
+    """Look for columns in the first record of a local source; a hub's are seen when it is read.
+
+    Raises:
+        CalibrationError: If there is no such column, or the source cannot be read.
+    """
+    if local_path(spec.source) is not None:
+        next(records(spec, options), None)
 
 
 def local_path(source: str) -> Path | None:
@@ -103,15 +129,15 @@ def text_files(path: Path) -> tuple[Path, ...]:
     return files
 
 
-def _local_records(path: Path, text_field: str) -> Iterator[Record]:
+def _local_records(path: Path, columns: Sequence[str]) -> Iterator[Record]:
     for file in text_files(path):
         try:
-            yield from _READERS[file.suffix](file, text_field)
+            yield from _READERS[file.suffix](file, columns)
         except (OSError, ValueError, csv.Error) as error:
             raise CalibrationError(f"calibration text {file}: {_one_line(error)}") from error
 
 
-def _json_lines(file: Path, text_field: str) -> Iterator[Record]:
+def _json_lines(file: Path, columns: Sequence[str]) -> Iterator[Record]:
     with file.open(encoding="utf-8") as opened:
         for number, line in enumerate(opened, start=1):
             if not line.strip():
@@ -122,30 +148,31 @@ def _json_lines(file: Path, text_field: str) -> Iterator[Record]:
                 raise ValueError(f"line {number}: {error}") from error
 
 
-def _json_list(file: Path, text_field: str) -> Iterator[Record]:
+def _json_list(file: Path, columns: Sequence[str]) -> Iterator[Record]:
     content = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(content, list):
         raise ValueError("expected a list of records")
     yield from map(_record, content)
 
 
-def _comma_separated(file: Path, text_field: str) -> Iterator[Record]:
+def _comma_separated(file: Path, columns: Sequence[str]) -> Iterator[Record]:
     csv.field_size_limit(_CSV_FIELD_LIMIT)
     with file.open(encoding="utf-8", newline="") as opened:
         yield from csv.DictReader(opened)
 
 
-def _parquet(file: Path, text_field: str) -> Iterator[Record]:
+def _parquet(file: Path, columns: Sequence[str]) -> Iterator[Record]:
     from pyarrow import parquet
 
     opened = parquet.ParquetFile(file)
-    present = [text_field] if text_field in opened.schema_arrow.names else None
-    for batch in opened.iter_batches(columns=present):
+    present = set(columns) <= set(opened.schema_arrow.names)
+    for batch in opened.iter_batches(columns=list(columns) if present else None):
         yield from batch.to_pylist()
 
 
-def _plain_text(file: Path, text_field: str) -> Iterator[Record]:
-    yield {text_field: file.read_text(encoding="utf-8")}
+def _plain_text(file: Path, columns: Sequence[str]) -> Iterator[Record]:
+    # A file is one document: there is nothing in it for a second column.
+    yield dict.fromkeys(columns, file.read_text(encoding="utf-8")) if len(columns) == 1 else {}
 
 
 def _record(value: Any) -> Record:
@@ -154,7 +181,7 @@ def _record(value: Any) -> Record:
     return value
 
 
-_READERS: dict[str, Callable[[Path, str], Iterable[Record]]] = {
+_READERS: dict[str, Callable[[Path, Sequence[str]], Iterable[Record]]] = {
     ".jsonl": _json_lines,
     ".json": _json_list,
     ".csv": _comma_separated,
@@ -193,15 +220,14 @@ def _not_on_hub(source: str, error: Exception) -> str:
     )
 
 
-def _no_text(spec: CalibrationSpec, record: Record) -> str:
-    if spec.text_field in record:
-        found = type(record[spec.text_field]).__name__
-        return (
-            f"calibration text {spec.source!r}: column {spec.text_field!r} holds {found}, not text"
-        )
+def _no_text(spec: CalibrationSpec, option: str, record: Record) -> str:
+    column = getattr(spec, option)
+    if column in record:
+        found = type(record[column]).__name__
+        return f"calibration text {spec.source!r}: column {column!r} holds {found}, not text"
     columns = ", ".join(map(str, record)) or "none"
     return (
-        f"calibration text {spec.source!r} has no column {spec.text_field!r}; set text_field to"
+        f"calibration text {spec.source!r} has no column {column!r}; set {option} to"
         f" one of its columns: {columns}"
     )
 

@@ -22,8 +22,8 @@ ItemsCallback = Callable[[int, int], None]
 StopRule = Callable[[Sequence[int]], bool]
 """Told the finished front of a window, says whether nothing behind it can count any more."""
 
-StepCallback = Callable[[int, Sequence[int]], None]
-"""Called with (step of a row, the ids that the model is shown of it)."""
+StepCallback = Callable[[int, int, Sequence[int]], None]
+"""Called with (number of a prompt, step of its row, the ids that the model is shown of it)."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -47,6 +47,7 @@ def generate(
     seeds: Sequence[int] | None = None,
     batch_size: int | None = None,
     progress: ItemsCallback | None = None,
+    on_step: StepCallback | None = None,
 ) -> list[list[int]]:
     """Write `gen_length` tokens behind each prompt.
 
@@ -74,6 +75,8 @@ def generate(
         seeds: Seed of each prompt's random numbers; None is 0, 1, 2 and so on.
         batch_size: Prompts in a batch; None is as many as fit.
         progress: Called after each batch.
+        on_step: Called for each row of each model call with (number of the prompt, step, ids that
+            the model is shown).
 
     Returns:
         The tokens written for each prompt, `gen_length` each, end-of-text tokens included.
@@ -98,7 +101,7 @@ def generate(
         factor=factor,
         cache=cache,
     )
-    job = _Job(model, prompts, decoding, seeds, stop=None)
+    job = _Job(model, prompts, decoding, seeds, stop=None, on_step=on_step)
     return [list(one.tokens) for one in job.run(batch_size, progress)]
 
 
@@ -130,7 +133,8 @@ def sample(
         plain: The reference that the savings are checked against: every model call computes the
             logits of all positions, and every window is written to its end.
         progress: Called after each batch with (prompts done, prompts in all).
-        on_step: Called for each row of each model call with (step, ids that the model is shown).
+        on_step: Called for each row of each model call with (number of the prompt, step, ids that
+            the model is shown).
 
     Returns:
         One for each prompt.
@@ -195,11 +199,16 @@ class _Job:
             [torch.Generator().manual_seed(self.seeds[row]) for row in rows],
             stop=self.stop,
             plain=self.plain,
-            on_step=self.on_step,
+            on_step=self._watcher(rows),
         )
         rule = plugins.load(ALGORITHM, self.decoding.algorithm)
         _SAMPLERS[self.decoding.sampler](windows, rule)
         return windows.generations()
+
+    def _watcher(self, rows: Sequence[int]) -> StepCallback | None:
+        """What a batch of these prompts calls with the number of its own row."""
+        watch = self.on_step
+        return None if watch is None else lambda row, step, ids: watch(rows[row], step, ids)
 
     def _width(self, prompt: Sequence[int]) -> int:
         """The window's tokens: under block-causal attention it ends where a block ends."""

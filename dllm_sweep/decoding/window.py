@@ -40,7 +40,7 @@ class Windows:
         generators: Random numbers of each row.
         stop: Says when an answer is complete; None writes every window to its end.
         plain: Ask the model for all positions of all rows.
-        on_step: Called with (step, token ids without padding) for each row of each model call.
+        on_step: Called with (row, step, token ids without padding) for each row of each model call.
 
     Attributes:
         ids: (B, L) int64 on the CPU.
@@ -143,7 +143,7 @@ class Windows:
         """Note a step of a row, with so many calls on its columns [start, end)."""
         padding = self.length - self.lengths[row]
         if self._on_step is not None:
-            self._on_step(self._steps[row], self.ids[row, padding:].tolist())
+            self._on_step(row, self._steps[row], self.ids[row, padding:].tolist())
         self._steps[row] += 1
         self._forwards[row] += calls
         self._tokens[row] += calls * (end - max(start, padding))

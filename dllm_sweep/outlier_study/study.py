@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from dllm_sweep.calibration.batch import CalibrationBatch
+from dllm_sweep.calibration.options import clean
 from dllm_sweep.calibration.sequences import load
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.outlier_study.statistics import ActivationStatistics, Statistic
@@ -85,8 +85,7 @@ def _batches(
     batch_size: int,
 ) -> tuple[CalibrationBatch, ...]:
     if calibration is None or isinstance(calibration, CalibrationSpec):
-        text = dataclasses.replace(calibration or spec.text, masking="none")
-        return load(text, model, batch_size=batch_size)
+        return load(clean(calibration or spec.text), model, batch_size=batch_size)
     return tuple(calibration)
 
 

@@ -87,13 +87,13 @@ def test_deferred_end_is_written_last(model, monkeypatch):
     options = DecodingSpec(gen_length=8, block_length=8, steps=8)
     seen = []
     (usual,) = sample(
-        model, PROMPTS[:1], options, plain=True, on_step=lambda step, ids: seen.append(ids[-8:])
+        model, PROMPTS[:1], options, plain=True, on_step=lambda _, step, ids: seen.append(ids[-8:])
     )
     first = next(place for place, one in enumerate(seen[1]) if one != model.special.mask_id)
     end_instead_of(model, monkeypatch, usual.tokens[first])
     seen.clear()
     deferred = DecodingSpec(gen_length=8, block_length=8, steps=8, defer_end=True)
-    sample(model, PROMPTS[:1], deferred, plain=True, on_step=lambda _, ids: seen.append(ids[-8:]))
+    sample(model, PROMPTS[:1], deferred, plain=True, on_step=lambda _, step, ids: seen.append(ids[-8:]))
     assert seen[1][first] == model.special.mask_id
 
 
@@ -108,6 +108,6 @@ def test_a_deferred_end_leaves_the_others_the_probabilities_without_it(model, mo
     end_instead_of(model, monkeypatch, end)
     decoding = DecodingSpec(gen_length=size, block_length=size, steps=size, defer_end=True)
     seen = []
-    sample(model, [prompt], decoding, plain=True, on_step=lambda _, ids: seen.append(ids))
+    sample(model, [prompt], decoding, plain=True, on_step=lambda _, step, ids: seen.append(ids))
     written = [one != model.special.mask_id for one in seen[1][len(prompt) :]]
     assert written == [place == surest for place in range(size)]

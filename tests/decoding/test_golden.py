@@ -52,7 +52,7 @@ def test_tokens_agree_with_the_authors_sampler(name):
 @pytest.mark.parametrize("name", ORDERED)
 def test_each_token_is_written_after_the_authors_model_call(name):
     case, states = CASES[name], []
-    answers = decode(case, plain=True, on_step=lambda step, ids: states.append(ids))
+    answers = decode(case, plain=True, on_step=lambda _, step, ids: states.append(ids))
     assert [list(one.tokens) for one in answers] == case["answers"]
     for prompt, answer, calls in zip(
         case["prompts"], case["answers"], case["written_after_call"], strict=True

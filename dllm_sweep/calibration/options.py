@@ -1,0 +1,133 @@
+"""Which calibration options go together; without torch, so that planning can refuse the others."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import fields, replace
+
+from dllm_sweep import plugins
+from dllm_sweep.calibration.base import WEIGHTS
+from dllm_sweep.calibration.sources import check_columns
+from dllm_sweep.catalog import USUAL_ALGORITHM
+from dllm_sweep.decoding.options import check_decoding
+from dllm_sweep.errors import CalibrationError, InputError
+from dllm_sweep.spec import CalibrationSpec, DecodingSpec
+
+KIND = "masking"
+_DEFAULTS = {one.name: one.default for one in fields(CalibrationSpec)}
+_OF_ALL = ("source", "samples", "length", "masking", "seed", "split", "subset", "digest")
+"""Fields that mean something in every mode."""
+OPTIONS = tuple(name for name in _DEFAULTS if name not in _OF_ALL)
+"""Fields that only some modes read."""
+_USUAL_BLOCK = DecodingSpec.block_length
+_LEAST_STEPS, _LEAST_STEPS_OF_A_BLOCK = 32, 4
+
+Problem = tuple[str, str]
+"""A field of the spec, and what is wrong with it."""
+
+
+def problems(spec: CalibrationSpec) -> Iterator[Problem]:
+    """Say what is wrong with the options of a calibration set, whatever the model.
+
+    Raises:
+        UnknownName: If there is no such masking mode.
+    """
+    known = plugins.load(KIND, spec.masking).options
+    for name in OPTIONS:
+        if name not in known and getattr(spec, name) != _DEFAULTS[name]:
+            yield name, f"masking {spec.masking!r} does not read it; {_readers(name)}"
+    if not 0 <= spec.prompt_share < 1:
+        yield "prompt_share", f"must be at least 0 and below 1, not {spec.prompt_share}"
+    for name in WEIGHTS:
+        weight = getattr(spec, name)
+        if not (math.isfinite(weight) and weight >= 0):
+            yield name, f"must be finite and at least 0, not {weight}"
+    if spec.masked_weight == spec.visible_weight == 0:
+        yield "visible_weight", "is 0 like masked_weight: then no token counts"
+    wrong = [ratio for ratio in spec.mask_ratios if not 0 < ratio <= 1]
+    if wrong:
+        yield "mask_ratios", f"must be above 0 and at most 1, not {wrong[0]}"
+    for name in ("steps", "block_length"):
+        count = getattr(spec, name)
+        if count is not None and count < 1:
+            yield name, f"must be at least 1, not {count}"
+
+
+def column_problems(spec: CalibrationSpec) -> Iterator[Problem]:
+    """Look for the columns that the mode reads, in the first record of a local source."""
+    read = plugins.load(KIND, spec.masking).options
+    for name in ("text_field", "prompt_field", "answer_field"):
+        if name in read:
+            try:
+                check_columns(spec, (name,))
+            except CalibrationError as error:
+                yield name, str(error)
+
+
+def check_calibration(spec: CalibrationSpec) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        CalibrationError: It names the first option that is wrong.
+        UnknownName: If there is no such masking mode.
+    """
+    for name, problem in problems(spec):
+        joint = " " if problem.startswith(("is ", "must ")) else ": "
+        raise CalibrationError(f"calibration {name}{joint}{problem}")
+
+
+def refusal(spec: CalibrationSpec, sampler: str, block_size: int | None) -> str | None:
+    """Say why a model cannot be calibrated this way, or None if it can.
+
+    Args:
+        spec: The calibration set.
+        sampler: The model's usual sampler.
+        block_size: Tokens in a block of the model's attention; None is full attention.
+    """
+    if not plugins.load(KIND, spec.masking).reads_model:
+        return None
+    if prompt_tokens(spec) == 0:
+        return f"masking {spec.masking} needs a prompt: raise prompt_share {spec.prompt_share}"
+    if block_size is not None and spec.length % block_size:
+        return f"length {spec.length} must be a multiple of {block_size}, the block of attention"
+    if spec.block_length is not None and sampler != "blockwise":
+        return f"block_length: the {sampler} sampler, which the model uses, has no blocks"
+    try:
+        check_decoding(decoding_of(spec, sampler, block_size), block_size=block_size)
+    except InputError as error:
+        return f"masking {spec.masking}: {error}"
+    return None
+
+
+def prompt_tokens(spec: CalibrationSpec) -> int:
+    """How many tokens at the front of each sequence stay visible."""
+    # 0.29 x 100 is 28.999999999999996.
+    return math.floor(round(spec.prompt_share * spec.length, 6))
+
+
+def decoding_of(spec: CalibrationSpec, sampler: str, block_size: int | None) -> DecodingSpec:
+    """Say how the continuation of a crop is written, by the rule that the sampler's authors use."""
+    window = spec.length - prompt_tokens(spec)
+    usual = window if window % _USUAL_BLOCK else _USUAL_BLOCK
+    block_length = spec.block_length or block_size or usual
+    blocks = max(window // block_length, 1)
+    of_a_block = max(_LEAST_STEPS // blocks, _LEAST_STEPS_OF_A_BLOCK)
+    return DecodingSpec(
+        gen_length=window,
+        steps=spec.steps or blocks * min(block_length, of_a_block),
+        block_length=block_length,
+        algorithm=USUAL_ALGORITHM[sampler],
+        sampler=sampler,
+    )
+
+
+def clean(spec: CalibrationSpec) -> CalibrationSpec:
+    """The same text with nothing hidden."""
+    hidden = {name: _DEFAULTS[name] for name in OPTIONS if name != "text_field"}
+    return replace(spec, masking="none", **hidden)
+
+
+def _readers(name: str) -> str:
+    readers = [mode for mode in plugins.names(KIND) if name in plugins.load(KIND, mode).options]
+    return f"it is for {', '.join(readers)}"

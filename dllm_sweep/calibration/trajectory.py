@@ -1,0 +1,139 @@
+"""States of the model's own denoising: the continuation of a crop, as far as it has been written.
+
+In full precision the model continues crops behind a visible prompt with its family's usual
+sampler, greedily; of what it is shown in these runs, the states with the wanted shares of mask
+tokens are kept. This is the temporal sampling of DLLMQuant (arXiv 2508.14090): tokens that stand
+beside the masks are the model's own, chosen in its own order.
+
+One run gives several samples. Without `mask_ratios`, the i-th of N samples, counted from 0, wants
+the ratio (i + 1) / N, and a run gives 8 of them, evenly spread; with them, each run gives one
+sample for each ratio. A state is the one whose number of masks is nearest, the earlier of two.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from dllm_sweep.calibration.base import WEIGHTS, ProgressCallback
+from dllm_sweep.calibration.options import decoding_of, prompt_tokens, refusal
+from dllm_sweep.errors import CalibrationError
+from dllm_sweep.spec import CalibrationSpec
+
+if TYPE_CHECKING:
+    from torch import Generator
+
+    from dllm_sweep.calibration.batch import CalibrationBatch
+    from dllm_sweep.models.base import DiffusionModel
+
+STATES = 8
+"""Samples that a run gives where the file does not say which."""
+
+
+@dataclass(kw_only=True)
+class State:
+    """The state of a run that is nearest to what a sample wants, of those seen so far.
+
+    Attributes:
+        run: Which run.
+        masks: How many mask tokens the sample wants.
+        ids: The token ids; empty before the first state.
+        distance: By how many mask tokens they miss it.
+    """
+
+    run: int
+    masks: float
+    ids: Sequence[int] = ()
+    distance: float = field(default=math.inf)
+
+    def see(self, ids: Sequence[int], masks: int) -> None:
+        """Take a state if it is nearer."""
+        distance = abs(masks - self.masks)
+        if distance < self.distance:
+            self.ids, self.distance = ids, distance
+
+
+class TrajectoryMasking:
+    """Crops' continuations on their way."""
+
+    options = ("text_field", "prompt_share", "steps", "block_length", "mask_ratios", *WEIGHTS)
+    reads_model = True
+
+    def sequences(
+        self,
+        spec: CalibrationSpec,
+        model: DiffusionModel,
+        generator: Generator,
+        progress: ProgressCallback | None = None,
+    ) -> CalibrationBatch:
+        """Cut a crop for each run, let the model continue its prompt, and keep states.
+
+        Raises:
+            CalibrationError: If the text cannot be read or is too short, or the model's sampler
+                cannot write such a continuation.
+        """
+        import torch
+
+        from dllm_sweep.calibration import drawing
+        from dllm_sweep.calibration.batch import CalibrationBatch
+
+        problem = refusal(spec, model.family.sampler, model.block_size)
+        if problem is not None:
+            raise CalibrationError(problem)
+        samples, prompt = wanted(spec), prompt_tokens(spec)
+        runs = 1 + max(sample.run for sample in samples)
+        crops = drawing.crops(spec, model, generator, runs)[:, :prompt]
+        _run(spec, model, crops.tolist(), samples, progress)
+        ids = torch.tensor([sample.ids for sample in samples])
+        masked = ids == model.special.mask_id
+        masked[:, :prompt] = False
+        return CalibrationBatch(input_ids=ids, attention_mask=None, masked=masked)
+
+
+PLUGIN = TrajectoryMasking()
+
+
+def wanted(spec: CalibrationSpec) -> list[State]:
+    """Say for each sample from which run it comes and how many mask tokens it should have."""
+    window, ratios = spec.length - prompt_tokens(spec), spec.mask_ratios
+    if ratios:
+        each = len(ratios)
+        pairs = [(number // each, ratios[number % each]) for number in range(spec.samples)]
+    else:
+        runs = math.ceil(spec.samples / STATES)
+        pairs = [(n % runs, (n + 1) / spec.samples) for n in range(spec.samples)]
+    return [State(run=run, masks=ratio * window) for run, ratio in pairs]
+
+
+def _run(
+    spec: CalibrationSpec,
+    model: DiffusionModel,
+    prompts: Sequence[Sequence[int]],
+    samples: Sequence[State],
+    progress: ProgressCallback | None,
+) -> None:
+    """Write behind the prompts, and show every sample the states of its run."""
+    from dllm_sweep.decoding.sampler import generate
+
+    decoding = decoding_of(spec, model.family.sampler, model.block_size)
+    of_run: dict[int, list[State]] = {}
+    for sample in samples:
+        of_run.setdefault(sample.run, []).append(sample)
+
+    def see(run: int, step: int, ids: Sequence[int]) -> None:
+        masks = sum(one == model.special.mask_id for one in ids[len(prompts[run]) :])
+        for sample in of_run[run]:
+            sample.see(ids, masks)
+
+    generate(
+        model,
+        prompts,
+        gen_length=decoding.gen_length,
+        steps=decoding.steps,
+        block_length=decoding.block_length,
+        algorithm=decoding.algorithm,
+        progress=progress,
+        on_step=see,
+    )
