@@ -43,8 +43,9 @@ class ScaleSearch:
 def scales_at(magnitude: Tensor, ratio: float) -> Tensor:
     """Give the centred scales (n,) float32 at one ratio.
 
-    Inputs that are always zero get scale 1 and no say in the centre; in the authors' code their
-    scale of 1e-4 moves everybody else's.
+    Inputs that are always zero have no say in the centre; in the authors' code they move it, and
+    with it everybody's scale, by one factor. As there, a ratio above 0 gives them the least scale,
+    so that weights nothing depends on do not widen the range of those beside them.
 
     Args:
         magnitude: (n,), the mean absolute value of each input.
@@ -54,8 +55,7 @@ def scales_at(magnitude: Tensor, ratio: float) -> Tensor:
     if not bool(alive.any()):
         return torch.ones_like(magnitude, dtype=torch.float32)
     scales = magnitude.float().pow(ratio).clamp(min=_LEAST_SCALE)
-    centre = (scales[alive].max() * scales[alive].min()).sqrt()
-    return torch.where(alive, scales / centre, torch.ones_like(scales))
+    return scales / (scales[alive].max() * scales[alive].min()).sqrt()
 
 
 def search_scales(
