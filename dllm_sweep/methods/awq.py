@@ -22,7 +22,7 @@ from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.errors import QuantizationError
 from dllm_sweep.methods import gptq, rtn
 from dllm_sweep.methods.base import ALONE, BlockRecord, QuantizationReport, Workspace
-from dllm_sweep.methods.layerwise import LayerQuantizer, Solver, collect_hessians, require_text
+from dllm_sweep.methods.layerwise import LayerQuantizer, Solver, require_text
 from dllm_sweep.methods.parameters import Patterns, require
 from dllm_sweep.methods.rounding import SOLVERS
 from dllm_sweep.models.base import DiffusionModel, LinearGroup
@@ -37,7 +37,7 @@ from dllm_sweep.quant.capture import (
     record_calls,
 )
 from dllm_sweep.quant.fuse import divide_outputs, multiply_inputs, takes_output_scales
-from dllm_sweep.quant.hessian import exact_products
+from dllm_sweep.quant.hessian import collect_hessians, exact_products
 from dllm_sweep.quant.linear import ActivationQuantization
 from dllm_sweep.quant.output_error import OutputError, RecordedInputs
 from dllm_sweep.quant.scale_search import clip, round_scaled, search_clip, search_scales

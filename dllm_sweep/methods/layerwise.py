@@ -7,6 +7,7 @@ solved together, from one Hessian, with their rows stacked.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 
@@ -19,16 +20,10 @@ from dllm_sweep.methods.base import ALONE, BlockRecord, QuantizationReport, Work
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.affine import WeightGrid
 from dllm_sweep.quant.apply import install, select
-from dllm_sweep.quant.capture import (
-    BlockInputs,
-    capture_first_block,
-    counted,
-    counted_weights,
-    evaluating,
-    visit_inputs,
-)
-from dllm_sweep.quant.hessian import Hessian, exact_products
-from dllm_sweep.quant.linear import ActivationQuantization, transform_of, transformed
+from dllm_sweep.quant.capture import BlockInputs, capture_first_block, evaluating
+from dllm_sweep.quant.hessian import Hessian, collect_hessians, exact_products
+from dllm_sweep.quant.linear import ActivationQuantization, transform_of
+from dllm_sweep.quant.replay import replaying
 from dllm_sweep.quant.visiting import visiting
 from dllm_sweep.spec import QuantScheme
 
@@ -121,8 +116,8 @@ def quantize_layerwise(
     with evaluating(model.host), exact_products(), torch.no_grad():
         inputs = capture_first_block(model, calibration if walked else ())
         for index, block in enumerate(model.blocks):
-            with visiting(block, workspace.device):
-                make = partial(walk.quantize_block, index, inputs)
+            with visiting(block, workspace.device), ExitStack() as repeats:
+                make = partial(walk.quantize_block, index, inputs, repeats)
                 records.append(workspace.finish(model, index, make))
                 if index + 1 < len(model.blocks):
                     inputs.advance(block)
@@ -221,13 +216,21 @@ class _Walk:
     prepare: Prepare | None
     reads_inputs: bool
 
-    def quantize_block(self, index: int, inputs: BlockInputs) -> BlockRecord:
-        """Quantize the chosen linears of one block, stage by stage."""
+    def quantize_block(self, index: int, inputs: BlockInputs, repeats: ExitStack) -> BlockRecord:
+        """Quantize the chosen linears of one block, stage by stage.
+
+        A part of the block whose linears are all quantized, while others are not, runs over the
+        inputs once more and then repeats its outputs until `repeats` is closed.
+        """
         if self.prepare is not None:
             self.prepare(index, inputs)
-        return BlockRecord.joined(
-            self._quantize_stage(index, stage, inputs) for stage in self.stages[index]
-        )
+        block, stages, records = self.layers.model.blocks[index], self.stages[index], []
+        for place, stage in enumerate(stages, start=1):
+            records.append(self._quantize_stage(index, stage, inputs))
+            for name in _finished_parts(stages, place) if self.reads_inputs else ():
+                part = block.get_submodule(name)
+                repeats.enter_context(replaying(part, len(inputs.hidden)))
+        return BlockRecord.joined(records)
 
     def _quantize_stage(
         self, index: int, stage: tuple[Group, ...], inputs: BlockInputs
@@ -265,6 +268,12 @@ def _parent(group: Group) -> str:
     return group[0].rpartition(".")[0]
 
 
+def _finished_parts(stages: Sequence[tuple[Group, ...]], done: int) -> set[str]:
+    """Name the parts that stage number `done` finished, if other parts are left."""
+    left = {_parent(group) for stage in stages[done:] for group in stage}
+    return {_parent(group) for group in stages[done - 1]} - left if left else set()
+
+
 def _transform_bits(layers: Sequence[nn.Module]) -> list[int]:
     """Bits of each layer's transform; one that several layers share counts for the first."""
     transforms = [transform_of(layer) for layer in layers]
@@ -272,25 +281,3 @@ def _transform_bits(layers: Sequence[nn.Module]) -> list[int]:
         0 if transform is None or transform in transforms[:place] else transform.storage_bits()
         for place, transform in enumerate(transforms)
     ]
-
-
-def collect_hessians(
-    block: nn.Module, names: Sequence[str], inputs: BlockInputs
-) -> dict[str, Hessian]:
-    """Run a block on all stored inputs and sum up what the named linears read, without padding.
-
-    What a linear reads is taken after its transform, and before it is rounded.
-    """
-    hessians: dict[str, Hessian] = {}
-
-    def add(name: str, activations: Tensor, batch: int) -> None:
-        x = counted(activations, inputs.weights[batch])
-        x = transformed(block.get_submodule(name), x)
-        weights = counted_weights(inputs.weights[batch], x.device)
-        if name in hessians:
-            hessians[name].add(x, weights)
-        else:
-            hessians[name] = Hessian.over(x, weights)
-
-    visit_inputs(block, names, inputs, add)
-    return hessians

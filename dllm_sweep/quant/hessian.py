@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from dllm_sweep.quant.capture import BlockInputs, counted, counted_weights, visit_inputs
+from dllm_sweep.quant.linear import transformed
 
 _HALVES = (torch.bfloat16, torch.float16)
 """Types whose products are exact in float32, so that a GPU's matrix units may compute them."""
@@ -84,6 +87,28 @@ class Hessian:
 
 def _half_products(x: Tensor, y: Tensor) -> Tensor:
     return torch.mm(x.T, y, out_dtype=torch.float32)
+
+
+def collect_hessians(
+    block: nn.Module, names: Sequence[str], inputs: BlockInputs
+) -> dict[str, Hessian]:
+    """Run a block on all stored inputs and sum up what the named linears read, without padding.
+
+    What a linear reads is taken after its transform, and before it is rounded.
+    """
+    hessians: dict[str, Hessian] = {}
+
+    def add(name: str, activations: Tensor, batch: int) -> None:
+        x = counted(activations, inputs.weights[batch])
+        x = transformed(block.get_submodule(name), x)
+        weights = counted_weights(inputs.weights[batch], x.device)
+        if name in hessians:
+            hessians[name].add(x, weights)
+        else:
+            hessians[name] = Hessian.over(x, weights)
+
+    visit_inputs(block, names, inputs, add)
+    return hessians
 
 
 @contextmanager

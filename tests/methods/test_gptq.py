@@ -10,8 +10,8 @@ from dllm_sweep.errors import QuantizationError
 from dllm_sweep.methods import build, quantize
 from dllm_sweep.methods.base import Workspace
 from dllm_sweep.methods.gptq import quantize_weight
-from dllm_sweep.methods.layerwise import collect_hessians
 from dllm_sweep.quant.capture import capture_first_block
+from dllm_sweep.quant.hessian import collect_hessians
 from dllm_sweep.spec import QuantScheme
 
 SCHEME = QuantScheme.parse("w3a16-g16")

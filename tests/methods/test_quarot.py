@@ -8,10 +8,10 @@ from dllm_sweep.calibration import load
 from dllm_sweep.errors import InputError, QuantizationError
 from dllm_sweep.methods import build, quantize
 from dllm_sweep.methods.base import Workspace
-from dllm_sweep.methods.layerwise import collect_hessians
 from dllm_sweep.methods.quarot import rotate
 from dllm_sweep.quant.capture import capture_first_block
 from dllm_sweep.quant.fuse import RewrittenParameter
+from dllm_sweep.quant.hessian import collect_hessians
 from dllm_sweep.quant.linear import QuantLinear, transform_of
 from dllm_sweep.quant.transforms import Hadamard
 from dllm_sweep.spec import CalibrationSpec, QuantScheme
