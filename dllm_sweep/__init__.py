@@ -26,6 +26,7 @@ _EXPORTS = {
     "open_store": "dllm_sweep.db.connect",
     "outliers": "dllm_sweep.outlier_study",
     "quantize": "dllm_sweep.methods",
+    "save_quantized": "dllm_sweep.saving",
 }
 
 __all__ = [
@@ -38,6 +39,7 @@ __all__ = [
     "open_store",
     "outliers",
     "quantize",
+    "save_quantized",
 ]
 
 

@@ -11,8 +11,10 @@ from torch import Tensor
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.calibration.sequences import load
 from dllm_sweep.errors import InputError, QuantizationError
+from dllm_sweep.methods.base import ALONE, Workspace
 from dllm_sweep.methods.parameters import build
 from dllm_sweep.models.base import DiffusionModel
+from dllm_sweep.saving.recipes import recipe_of
 from dllm_sweep.spec import CalibrationSpec, QuantScheme
 
 Calibration: TypeAlias = (
@@ -30,6 +32,7 @@ def quantize(
     scheme: str | QuantScheme = "w4a16-g128",
     calibration: Calibration | None = None,
     seed: int = 0,
+    workspace: Workspace = ALONE,
     **parameters: Any,
 ) -> DiffusionModel:
     """Quantize a model in place.
@@ -40,10 +43,11 @@ def quantize(
         scheme: Bit-widths and grids, such as `w4a16-g128`.
         calibration: What the method sees; None is the package's own text, 128 sequences of 128.
         seed: Seed of the method's own random choices.
+        workspace: Who watches, and where blocks are computed; it does not change the result.
         parameters: The method's parameters.
 
     Returns:
-        The same model; its `quantization_report` says what was really quantized.
+        The same model; its `quantization_report` says what was really quantized, its `recipe` how.
 
     Raises:
         InputError: If the method cannot do this scheme, or a name or a value is wrong.
@@ -59,8 +63,35 @@ def quantize(
             f"{model.name} is quantized already; load the model again before quantizing it"
         )
     batches = calibration_batches(model, calibration) if chosen.needs_calibration else ()
-    model.quantization_report = chosen.quantize(model, target, batches, seed=seed)
+    recipe = recipe_of(
+        model,
+        method=method,
+        built=chosen,
+        scheme=target,
+        calibration=_text(calibration) if chosen.needs_calibration else None,
+        tokens=_token_ids(calibration, batches),
+        seed=seed,
+    )
+    model.quantization_report = chosen.quantize(
+        model, target, batches, seed=seed, workspace=workspace
+    )
+    model.recipe = recipe
     return model
+
+
+def _text(calibration: Calibration | None) -> CalibrationSpec | None:
+    if calibration is None:
+        return CalibrationSpec()
+    return calibration if isinstance(calibration, CalibrationSpec) else None
+
+
+def _token_ids(
+    calibration: Calibration | None, batches: Sequence[CalibrationBatch]
+) -> tuple[Tensor, ...]:
+    """What the method saw, if it was given as token ids."""
+    if calibration is None or isinstance(calibration, CalibrationSpec):
+        return ()
+    return tuple(batch.input_ids for batch in batches)
 
 
 def calibration_batches(

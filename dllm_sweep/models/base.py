@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from dllm_sweep.manifest import Recipe
 from dllm_sweep.models.cache import KeyValueCache
 from dllm_sweep.models.family import LinearGroup, Message, ModelFamily, Special
 from dllm_sweep.models.forward import chosen_logits, visible_keys
@@ -30,6 +32,8 @@ class DiffusionModel:
         block_size: Tokens in a block of block-causal attention; None if attention is full.
         work: What it has computed since it was built.
         quantization_report: What `dllm_sweep.quantize` did to it; None in full precision.
+        recipe: How `dllm_sweep.quantize` was asked to do it; None in full precision.
+        folder: Where the files of its checkpoint are; None if it was built in memory.
     """
 
     def __init__(
@@ -42,12 +46,14 @@ class DiffusionModel:
         special: Special,
         max_length: int,
         block_size: int | None = None,
+        folder: Path | None = None,
     ) -> None:
         self.name, self.host, self.family = name, host, family
         self.tokenizer, self.special, self.max_length = tokenizer, special, max_length
-        self.block_size = block_size
+        self.block_size, self.folder = block_size, folder
         self.work = Work()
         self.quantization_report: Any = None
+        self.recipe: Recipe | None = None
 
     @property
     def device(self) -> torch.device:

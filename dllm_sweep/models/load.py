@@ -13,6 +13,7 @@ from torch import nn
 
 from dllm_sweep import plugins
 from dllm_sweep.errors import CheckpointError, InputError
+from dllm_sweep.manifest import Manifest, read_manifest
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.models.checkpoint import (
     fill_parameters,
@@ -24,7 +25,7 @@ from dllm_sweep.models.checkpoint import (
 )
 from dllm_sweep.models.family import ModelFamily, Special
 from dllm_sweep.models.known import completed
-from dllm_sweep.models.locate import find_family, locate
+from dllm_sweep.models.locate import find_family, locate, parameter_shapes
 from dllm_sweep.models.placement import Placement, connect
 from dllm_sweep.models.planted import plant_outliers
 from dllm_sweep.models.tokenizer import load_tokenizer, with_tokenizers_ids
@@ -46,12 +47,14 @@ def load_model(
 ) -> DiffusionModel:
     """Load a masked diffusion language model; no code of the checkpoint is ever run.
 
+    A folder that holds a saved quantized model gives that model, bit for bit as it was.
+
     Args:
         name: An embedded name, a folder, or a hub id, optionally with `@revision`.
         device: Where it goes; None is the GPU if there is one. Several devices share the blocks,
             each a run of them; ids go in and logits come out on the first.
         dtype: `float32`, `bfloat16` or `float16`; None is float32 on a CPU and the checkpoint's
-            own type on a GPU.
+            own type on a GPU, and for a quantized model always the type that it was quantized in.
         revision: Branch, tag or commit on the hub.
         family: Name of its family; None or `auto` finds it from config.json.
 
@@ -66,7 +69,8 @@ def load_model(
     with _reading_config(folder):
         host_config = kind.build_config(config, folder)
     special = _check_special(kind.special(config), host_config.vocab_size, folder)
-    host = _build_host(kind, host_config, folder, _devices(device), _dtype(dtype))
+    manifest = read_manifest(folder)
+    host = _build_host(kind, host_config, folder, _devices(device), _dtype(dtype), manifest)
     tokenizer = load_tokenizer(folder, kind)
     model = DiffusionModel(
         name=name,
@@ -76,7 +80,12 @@ def load_model(
         special=with_tokenizers_ids(special, kind, tokenizer, size=host_config.vocab_size),
         max_length=kind.max_length(config),
         block_size=kind.block_size(config),
+        folder=folder,
     )
+    if manifest is not None:
+        from dllm_sweep.saving.reading import restore_operands
+
+        restore_operands(model, manifest)
     if location.planted is not None:
         plant_outliers(model, location.planted)
     check_bidirectional(model)
@@ -91,8 +100,12 @@ def weight_bytes(name: str, *, dtype: str, revision: str | None = None) -> int:
         UnknownName: If there is no such model.
         CheckpointError: If its files cannot be read.
     """
-    files = weight_files(locate(name, revision).folder)
-    weights: int = sum(prod(tensor.shape) for file in files for tensor in headers(file))
+    folder = locate(name, revision).folder
+    if read_manifest(folder) is None:
+        shapes = [tensor.shape for file in weight_files(folder) for tensor in headers(file)]
+    else:
+        shapes = list(parameter_shapes(folder).values())
+    weights: int = sum(map(prod, shapes))
     size: int = DTYPES[dtype].itemsize
     return weights * size
 
@@ -165,28 +178,50 @@ def _build_host(
     folder: Path,
     devices: tuple[torch.device, ...],
     dtype: torch.dtype | None,
+    manifest: Manifest | None,
 ) -> nn.Module:
     from transformers import AutoModelForCausalLM
 
+    if manifest is not None:
+        host_config.tie_word_embeddings = manifest.tied
     with _reading_config(folder), torch.device("meta"):
         host = AutoModelForCausalLM.from_config(host_config, attn_implementation="sdpa")
     expected = {name: tuple(value.shape) for name, value in host.state_dict().items()}
     if host_config.tie_word_embeddings:
         expected.pop(_HEAD)
-    tensors = match_tensors(
-        weight_files(folder), family.tensor_name, expected, family.checkpoint_name
-    )
-    if dtype is None:
-        on_cpu = devices[0].type == "cpu"
-        dtype = torch.float32 if on_cpu else stored_dtype(tensors[_EMBEDDING])
     placement = Placement.even(expected, devices)
-    fill_parameters(host, tensors, device_of=placement.of, dtype=dtype)
+    if manifest is None:
+        dtype = _fill(host, family, folder, expected, placement, dtype)
+    else:
+        from dllm_sweep.saving.reading import fill
+
+        dtype = dtype or DTYPES[manifest.recipe.dtype]
+        fill(host, folder, manifest, device_of=placement.of, dtype=dtype)
     if host_config.tie_word_embeddings:
         host.lm_head.weight = host.model.embed_tokens.weight
     host.config.dtype = dtype
     _finish(host, devices[0])
     connect(host, placement)
     return host
+
+
+def _fill(
+    host: nn.Module,
+    family: ModelFamily,
+    folder: Path,
+    expected: Mapping[str, tuple[int, ...]],
+    placement: Placement,
+    dtype: torch.dtype | None,
+) -> torch.dtype:
+    """Fill a host from a checkpoint; give the type that it has then."""
+    tensors = match_tensors(
+        weight_files(folder), family.tensor_name, expected, family.checkpoint_name
+    )
+    if dtype is None:
+        on_cpu = placement.rest.type == "cpu"
+        dtype = torch.float32 if on_cpu else stored_dtype(tensors[_EMBEDDING])
+    fill_parameters(host, tensors, device_of=placement.of, dtype=dtype)
+    return dtype
 
 
 def _finish(host: nn.Module, device: torch.device) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 
 from dllm_sweep import plugins
 from dllm_sweep.errors import CheckpointError, InputError, UnknownName
+from dllm_sweep.manifest import MANIFEST, read_manifest
 from dllm_sweep.models import known
 from dllm_sweep.models.family import ModelFamily
 from dllm_sweep.models.planted import VARIANTS, PlantedOutliers
@@ -31,6 +32,7 @@ FILES = (
     "vocab.json",
     "merges.txt",
     "chat_template.jinja",
+    MANIFEST,
 )
 """What is read of a checkpoint, and so what its digest covers."""
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -117,8 +119,34 @@ def tensor_shapes(ref: ModelRef) -> dict[str, tuple[int, ...]]:
         Shapes by the checkpoint's own tensor names; empty for a model on the hub.
     """
     folder = _local_folder(ref.name)
-    files = [] if folder is None else sorted(folder.glob("*.safetensors"))
-    return {name: shape for file in files for name, shape in _shapes_in(file).items()}
+    return {} if folder is None else parameter_shapes(folder)
+
+
+def parameter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Read the shapes of a checkpoint's parameters from the headers of its files.
+
+    Returns:
+        Shapes by the names in the files; those of packed weights are what is unpacked.
+
+    Raises:
+        CheckpointError: If a file cannot be read.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    stored = {name: shape for file in files for name, shape in _shapes_in(file).items()}
+    manifest = read_manifest(folder)
+    return stored if manifest is None else manifest.shapes(stored)
+
+
+def quantized_by(ref: ModelRef) -> str | None:
+    """Say how a local model was quantized, such as `gptq w4a16-g128`; None if it was not, as far
+    as is known without downloading it.
+
+    Raises:
+        CheckpointError: If it was, and its folder is damaged.
+    """
+    folder = _local_folder(ref.name)
+    manifest = None if folder is None else read_manifest(folder)
+    return None if manifest is None else str(manifest.recipe)
 
 
 def family_of(ref: ModelRef) -> str:
@@ -199,8 +227,11 @@ def _cached_config(ref: ModelRef) -> Path | None:
 
 
 def _shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
-    with path.open("rb") as file:
-        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    try:
+        with path.open("rb") as file:
+            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    except (OSError, ValueError, OverflowError, MemoryError) as error:
+        raise CheckpointError(f"{path} is not a readable safetensors file: {error}") from error
     header.pop("__metadata__", None)
     return {name: tuple(tensor["shape"]) for name, tensor in header.items()}
 
@@ -221,10 +252,11 @@ def _split(name: str, revision: str | None) -> tuple[str, str | None]:
 
 def _file_digests(folder: Path) -> dict[str, str]:
     paths = sorted({path for pattern in FILES for path in folder.glob(pattern)})
-    return {path.name: _file_digest(path) for path in paths}
+    return {path.name: file_digest(path) for path in paths}
 
 
-def _file_digest(path: Path) -> str:
+def file_digest(path: Path) -> str:
+    """Give a file's SHA-256; a file that is as it was is read once a process."""
     status = path.stat()
     return _hash_file(path, status.st_size, status.st_mtime_ns)
 
