@@ -6,11 +6,17 @@ import difflib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from dllm_sweep import plugins
 from dllm_sweep.errors import InputError, UnknownName
-from dllm_sweep.spec import CalibrationSpec, DecodingSpec, ModelRef, TaskSpec
+from dllm_sweep.spec import CalibrationSpec, DecodingSpec, ModelRef, QuantScheme, TaskSpec
+
+if TYPE_CHECKING:
+    from dllm_sweep.models.family import Widths
+    from dllm_sweep.models.known import Published
+
+T = TypeVar("T")
 
 EXAMPLE_SCHEMES = (
     ("w8a16", "8-bit weights, one scale per output channel"),
@@ -88,7 +94,10 @@ class ModelFacts:
         estimator: The Monte-Carlo likelihood its authors use, as in `TaskSpec.estimator`.
         max_length: Longest usable sequence in tokens; None if it is not known.
         block_size: Tokens in a block of block-causal attention; None if attention is full.
+        widths: Sizes of its layers; None if they are not known.
         embedded: Whether the package carries it.
+        quantized: How a saved quantized model was made, such as `gptq w4a16-g128`; None if it is in
+            full precision, as far as is known.
     """
 
     family: str
@@ -96,7 +105,9 @@ class ModelFacts:
     estimator: str
     max_length: int | None
     block_size: int | None
+    widths: Widths | None
     embedded: bool
+    quantized: str | None = None
 
 
 @lru_cache
@@ -117,20 +128,44 @@ def facts_of(ref: ModelRef) -> ModelFacts:
         estimator=family.estimator,
         max_length=_read(family.max_length, config, published.max_length if published else None),
         block_size=_read(family.block_size, config, published.block_size if published else None),
+        widths=_read(_widths_in, config, _published_widths(published)),
         embedded=ref.name in locate.embedded_names(),
+        quantized=locate.quantized_by(ref),
     )
 
 
 def _read(
-    of_family: Callable[[Mapping[str, Any]], int | None],
+    of_family: Callable[[Mapping[str, Any]], T | None],
     config: Mapping[str, Any] | None,
-    published: int | None,
-) -> int | None:
+    published: T | None,
+) -> T | None:
     """What a family reads from config.json, where that is here and says it; else the table's."""
     try:
         return published if config is None else of_family(config)
     except KeyError:
         return published
+
+
+def _widths_in(config: Mapping[str, Any]) -> Widths:
+    """Read the sizes of layers from config.json, in LLaDA's keys or those of all others."""
+    from dllm_sweep.models.family import Widths
+
+    if "d_model" in config:
+        hidden, heads = config["d_model"], config["n_heads"]
+        ffn = config.get("mlp_hidden_size") or int(config["mlp_ratio"] * hidden)
+    else:
+        hidden, heads = config["hidden_size"], config["num_attention_heads"]
+        ffn = config["intermediate_size"]
+    head = config.get("head_dim") or hidden // heads
+    return Widths(hidden=hidden, ffn=ffn, heads=heads, head=head)
+
+
+def _published_widths(known: Published | None) -> Widths | None:
+    from dllm_sweep.models.family import Widths
+
+    if known is None:
+        return None
+    return Widths(hidden=known.width, ffn=known.ffn, heads=known.heads, head=known.head_size)
 
 
 def sampler_of(algorithm: str) -> str:
@@ -160,20 +195,6 @@ def input_sizes(model: ModelRef) -> list[int]:
     if known is not None:
         return list(known.input_sizes)
     return sorted({shape[1] for shape in tensor_shapes(model).values() if len(shape) == 2})
-
-
-def check_method_name(name: str) -> None:
-    """Refuse names of methods that somebody put together.
-
-    Raises:
-        InputError: It says how parts of methods do compose.
-    """
-    if "+" in name and ".py:" not in name:
-        raise InputError(
-            f"{name!r}: methods are not chained by name. What composes is a parameter: `solver`"
-            " (rtn, gptq) of awq, smoothquant, quarot and duquant, `smoothing` of quarot (scales"
-            " first, then rotations). duquant and quarot exclude each other"
-        )
 
 
 def build_method(name: str, parameters: Mapping[str, Any]) -> Any:
@@ -212,6 +233,16 @@ def resolve_calibration(spec: CalibrationSpec, revision: str | None = None) -> C
         # A slip of the pen must not become a request to the hub.
         raise UnknownName("calibration", spec.source, names("calibration"))
     return replace(spec, digest=calibration_digest(spec, revision))
+
+
+def misfit(method: Any, scheme: QuantScheme, facts: ModelFacts) -> str | None:
+    """Say why a model's layers do not fit what a method does; None if they do, as far as is known.
+
+    A method that asks something of their sizes has a function `misfit` of its own.
+    """
+    ask = getattr(method, "misfit", None)
+    found: str | None = None if ask is None or facts.widths is None else ask(scheme, facts.widths)
+    return found
 
 
 @lru_cache

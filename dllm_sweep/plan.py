@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dllm_sweep import catalog, costs
+from dllm_sweep import catalog, costs, dead_ends
 from dllm_sweep.errors import InputError
 from dllm_sweep.grid import Method, Model, Point, method_of, parameters_of, points
 from dllm_sweep.records import OPEN_STATES, PlannedTrial, PlannedUnit, TrialRow
@@ -70,12 +70,18 @@ def make_plan(file: SweepFile, *, gpus: float | None = None) -> Plan:
 
     Raises:
         InputError: If the rules leave nothing of the grid.
+        SweepFileError: If nothing can run of a scheme, a method or a model that it names.
     """
     wanted = list(_trials(file, gpus))
     if not wanted:
         raise InputError(f"sweep {file.name!r}: include and exclude leave no trial: relax a rule")
+    file.refuse(
+        dead_ends.findings_of(
+            ((point.entries, trial.skip_reason) for point, trial in wanted), file.replaced
+        )
+    )
     full = method_of(FULL_PRECISION_METHOD, {}, ())
-    compared = {_baseline(trial.spec, full): model for model, trial in wanted if _runs(trial)}
+    compared = {_baseline(trial.spec, full): point.model for point, trial in wanted if _runs(trial)}
     named = {trial.spec.key for _, trial in wanted if trial.spec.is_baseline}
     baselines = _once(_planned(spec, model, full) for spec, model in compared.items())
     others = _once(trial for _, trial in wanted if not trial.spec.is_baseline)
@@ -112,7 +118,7 @@ def _runs(trial: PlannedTrial) -> bool:
     return trial.skip_reason is None
 
 
-def _trials(file: SweepFile, gpus: float | None) -> Iterator[tuple[Model, PlannedTrial]]:
+def _trials(file: SweepFile, gpus: float | None) -> Iterator[tuple[Point, PlannedTrial]]:
     """The canonical trials of the grid: nothing in their specs that does not change the work."""
     for point in points(file, gpus):
         built = point.method.built
@@ -129,31 +135,53 @@ def _trials(file: SweepFile, gpus: float | None) -> Iterator[tuple[Model, Planne
             seed=point.seed,
         )
         skip_reason = built.refusal(scheme) or _misfit(spec, point)
-        yield point.model, _planned(spec, point.model, point.method, skip_reason)
+        yield point, _planned(spec, point.model, point.method, skip_reason)
 
 
 def _misfit(spec: TrialSpec, point: Point) -> str | None:
     """Say why a trial cannot run with its model; None if it can, as far as is known."""
-    model = point.model
+    return (
+        _quantized_already(spec, point.model)
+        or _unreadable(spec, point.model)
+        or catalog.misfit(point.method.built, spec.scheme, point.model.facts)
+        or _odd_groups(spec, point)
+    )
+
+
+def _quantized_already(spec: TrialSpec, model: Model) -> str | None:
+    made = model.facts.quantized
+    if made is None or spec.is_baseline:
+        return None
+    return (
+        f"{_short_model(model.ref)} is quantized already ({made}): the method fp evaluates it; for"
+        " another method name the model that it was made from"
+    )
+
+
+def _unreadable(spec: TrialSpec, model: Model) -> str | None:
+    """Say why a model cannot be calibrated on a text; None if it can."""
     text, longest = spec.calibration, model.facts.max_length
-    if text is not None and longest is not None and text.length > longest:
+    if text is None:
+        return None
+    if longest is not None and text.length > longest:
         return (
             f"calibration texts of {text.length} tokens: {model.ref.name} reads {longest}; write a"
             f" `length` of at most {longest} in `calibration`"
         )
-    return None if point.method.own_modules else _odd_groups(spec, model)
+    reason = catalog.calibration_refusal(text, model.facts)
+    return None if reason is None else f"calibration {text}: {reason}"
 
 
-def _odd_groups(spec: TrialSpec, model: Model) -> str | None:
+def _odd_groups(spec: TrialSpec, point: Point) -> str | None:
     """Say why a group size does not fit the model; None if it does, or its sizes are not known.
 
     Where the file itself names modules it is left to the method: they may leave out what does not
     fit. What a preset leaves out shares its inputs with modules that it keeps.
     """
     size = spec.scheme.group_size
-    if size is None:
+    if size is None or point.method.own_modules:
         return None
-    odd = [inputs for inputs in model.sizes if inputs % size]
+    odd = [inputs for inputs in point.model.sizes if inputs % size]
     listed = " and ".join(map(str, odd))
     return f"{spec.scheme}: groups of {size} do not divide {listed} inputs" if odd else None
 

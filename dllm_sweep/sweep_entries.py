@@ -120,7 +120,6 @@ class MethodEntry(Entry):
     def _exists(self, info: ValidationInfo) -> MethodEntry:
         location = self.location(folder_of(info))
         with refusing("name"):
-            catalog.check_method_name(self.name)
             catalog.build_method(location, {})
         refuse(_wrong_parameters(location, self.parameters))
         with refusing():

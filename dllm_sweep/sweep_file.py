@@ -133,6 +133,8 @@ class SweepFile(Entry):
     files: Annotated[str | None, AfterValidator(_files_are_found_from_anywhere)] = None
     _folder: Path = PrivateAttr(default=Path())
     _text: str = PrivateAttr(default="")
+    _path: Path = PrivateAttr(default=Path())
+    _document: Document = PrivateAttr(default=Document(None, {}))
 
     @field_validator("schemes")
     @classmethod
@@ -192,6 +194,20 @@ class SweepFile(Entry):
         """
         return None if self.store is None else beside(self.store.get_secret_value(), self._folder)
 
+    @property
+    def replaced(self) -> frozenset[str]:
+        """The keys of which `--set` has replaced something."""
+        return frozenset(str(place[0]) for place in self._document.options)
+
+    def refuse(self, findings: Sequence[Finding]) -> None:
+        """Raise SweepFileError with one line for each of `findings`, if there are any.
+
+        Args:
+            findings: What is wrong, with places from the top of the file.
+        """
+        if findings:
+            raise SweepFileError(str(self._path), tell(findings, self._document))
+
     def protocol_for(self, model: ModelEntry) -> ProtocolSpec:
         """The evaluation that all trials of a model share, its tasks sorted by name.
 
@@ -234,12 +250,11 @@ def parse(text: str, path: Path, settings: Sequence[str] = ()) -> SweepFile:
     except ValidationError as error:
         raise SweepFileError(str(path), explain(error, SweepFile, document)) from None
     file._folder, file._text = folder, without_passwords(text)
+    file._path, file._document = path, document
     if file.store is not None and holds_password(load(file.text).data["store"]):
         advice = "write special characters of the password as %40 and the like, all on one line"
-        raise SweepFileError(str(path), tell([Finding(("store",), advice)], document))
-    misfits = [*misfits_of(file), *findings_of(file)]
-    if misfits:
-        raise SweepFileError(str(path), tell(misfits, document))
+        file.refuse([Finding(("store",), advice)])
+    file.refuse([*misfits_of(file), *findings_of(file)])
     return file
 
 

@@ -5,13 +5,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dllm_sweep.errors import InputError
+from dllm_sweep.errors import InputError, SweepFileError
 from dllm_sweep.plan import canonical_scheme, make_plan
 from dllm_sweep.records import TrialRow, TrialState
 from dllm_sweep.spec import QuantScheme
 from dllm_sweep.standings import standings
 from dllm_sweep.sweep_file import parse
 
+BASE = {
+    "models": ["toy"],
+    "methods": ["rtn"],
+    "schemes": ["w4a16-g128"],
+    "tasks": ["one.yaml"],
+    "calibration": "text.txt",
+    "outliers": {"source": "text.txt"},
+}
 SCHEMES = ("w4a16-g128", "w3a16-g128", "w2a16-g64", "w8a8", "w4a4", "w4a16-g128-sym")
 SLOW_FIXTURE = settings(
     max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
@@ -32,15 +40,7 @@ def folder(tmp_path):
 
 
 def plan_of(folder, **keys):
-    data = {
-        "models": ["toy"],
-        "methods": ["rtn"],
-        "schemes": ["w4a16-g128"],
-        "tasks": ["one.yaml"],
-        "calibration": "text.txt",
-        "outliers": {"source": "text.txt"},
-    }
-    return make_plan(parse(json.dumps(data | keys), folder / "sweep.yaml"))
+    return make_plan(parse(json.dumps(BASE | keys), folder / "sweep.yaml"))
 
 
 def keys_of(plan):
@@ -147,8 +147,9 @@ def test_weights_in_full_precision_have_no_grid():
 
 def test_a_combination_that_a_method_refuses_is_skipped_with_its_reason(folder):
     (folder / "picky.py").write_text(PICKY)
-    plan = plan_of(folder, methods=["picky.py:Picky"], schemes=["w4a16", "w8a8"])
-    skipped = {str(t.spec.scheme): t.skip_reason for t in others(plan)}
+    plan = plan_of(folder, methods=["rtn", "picky.py:Picky"], schemes=["w4a16", "w8a8"])
+    picky = [trial for trial in others(plan) if trial.spec.method != "rtn"]
+    skipped = {str(t.spec.scheme): t.skip_reason for t in picky}
     assert skipped == {"w4a16-asym": None, "w8a8-asym": "only weights"}
     assert [s.status for s in standings(plan, ()) if s.trial.skip_reason] == ["skipped"]
 
@@ -171,10 +172,40 @@ class Picky:
 """
 
 
-def test_a_model_of_which_everything_is_skipped_needs_no_baseline(folder):
+def test_a_scheme_or_a_method_of_which_nothing_can_run_is_refused_with_its_place(folder):
     (folder / "picky.py").write_text(PICKY)
-    plan = plan_of(folder, methods=["picky.py:Picky"], schemes=["w8a8"])
-    assert [trial.spec.is_baseline for trial in plan.trials] == [False]
+    methods = ["picky.py:Picky"]
+    with pytest.raises(SweepFileError, match=r"line 1: schemes\[1\]: no trial .*: only weights$"):
+        plan_of(folder, methods=methods, schemes=["w4a16", "w8a8"])
+    methods = ["rtn", "picky.py:Picky"]
+    with pytest.raises(SweepFileError, match=r"line 1: methods\[1\]: no trial .*: only weights$"):
+        plan_of(folder, methods=methods, schemes=["w8a8"])
+
+
+def test_all_dead_ends_are_told_at_once_and_a_cause_once(folder):
+    methods = ["gptq", {"name": "rtn", "per_tensor": True}, "awq", "smoothquant"]
+    with pytest.raises(SweepFileError) as caught:
+        plan_of(folder, methods=methods, schemes=["w4a16-qkv", "w4a16-g128", "w4a16-g64"])
+    reasons = dict(problem.split(": no trial of it can run: ") for problem in caught.value.problems)
+    assert list(reasons) == ["line 1: schemes[0]", "line 1: methods[1]", "line 1: methods[3]"]
+    assert "-qkv takes the bits of the activations" in reasons["line 1: schemes[0]"]
+    assert reasons["line 1: methods[1]"] == "per_tensor and a group size exclude each other"
+    assert "smoothquant makes activations easier to round" in reasons["line 1: methods[3]"]
+
+
+def test_entries_under_keys_that_set_has_not_replaced_were_written_for_another_grid(folder):
+    data, path = BASE | {"methods": ["rtn", "awq"]}, folder / "sweep.yaml"
+    plan = make_plan(parse(json.dumps(data), path, ["schemes=[w8a8]"]))
+    assert [trial.skip_reason is None for trial in others(plan)] == [True, False]
+    with pytest.raises(SweepFileError, match=r"--set methods=\[smoothquant\]: methods.*: no trial"):
+        make_plan(parse(json.dumps(data), path, ["methods=[smoothquant]"]))
+
+
+def test_a_model_of_which_everything_is_skipped_needs_no_baseline(folder):
+    data = BASE | {"models": ["llada-tiny", "toy"]}
+    plan = make_plan(parse(json.dumps(data), folder / "sweep.yaml", ["schemes=[w4a16-g96]"]))
+    baselines = [trial.spec.model.name for trial in plan.trials if trial.spec.is_baseline]
+    assert baselines == [str(folder / "toy")]
 
 
 def test_a_users_method_carries_its_version_and_loads_from_anywhere(folder):
@@ -254,9 +285,16 @@ def test_rules_that_leave_nothing_are_refused(folder):
 
 
 def test_a_group_size_that_does_not_fit_the_model_is_skipped_with_its_sizes(folder):
-    fits, odd = others(plan_of(folder, models=["llada-tiny"], schemes=["w4a16-g64", "w4a16-g96"]))
-    assert fits.skip_reason is None
-    assert odd.skip_reason == "w4a16-g96-asym: groups of 96 do not divide 256 inputs"
+    models = ["llada-tiny", "toy"]
+    skipped = {
+        (trial.spec.model.name, str(trial.spec.scheme)): trial.skip_reason
+        for trial in others(plan_of(folder, models=models, schemes=["w4a16-g64", "w4a16-g96"]))
+        if trial.skip_reason
+    }
+    reason = "w4a16-g96-asym: groups of 96 do not divide 256 inputs"
+    assert skipped == {("llada-tiny", "w4a16-g96-asym"): reason}
+    with pytest.raises(SweepFileError, match=rf"schemes\[0\]: no trial of it can run: {reason}"):
+        plan_of(folder, models=["llada-tiny"], schemes=["w4a16-g96"])
 
 
 def test_a_group_size_is_left_to_a_method_that_names_its_own_modules(folder):

@@ -1,13 +1,16 @@
-"""The preset `paper` says what arXiv 2508.14896 says, cell by cell."""
+"""The presets say what arXiv 2508.14896 and its released code say, cell by cell."""
 
 import pytest
 
 from dllm_sweep import presets
 from dllm_sweep.errors import UnknownName
 from dllm_sweep.evaluation.tasks.facts import FACTS
+from dllm_sweep.methods import build
+from dllm_sweep.presets.base import LEFT_OPEN, MethodSettings
 from dllm_sweep.spec import DecodingSpec
 
-PAPER = presets.load("paper")
+PAPER, CODE = presets.load("paper"), presets.load("qdlm-code")
+METHODS = ("gptq", "awq", "smoothquant", "quarot", "duquant")
 LLADA_LIKE = ("llada", "llada_moe", "illada")
 SCORED = [
     ("winogrande", 0, 128, None),
@@ -96,6 +99,64 @@ def test_an_unknown_family_or_preset_is_refused():
         PAPER.settings("gsm8k", "lladda")
     with pytest.raises(UnknownName, match=r"unknown preset 'papers'.*'paper'"):
         presets.load("papers")
+    with pytest.raises(UnknownName, match=r"unknown preset 'qdlm_code'.*'qdlm-code'"):
+        presets.load("qdlm_code")
+
+
+@pytest.mark.parametrize("family", [*LLADA_LIKE, "dream", "sdar"])
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("preset", [PAPER, CODE])
+def test_every_parameter_that_a_preset_names_exists(preset, method, family):
+    settings = preset.method(method, family)
+    built = build(method, dict(settings.parameters))
+    assert all(getattr(built, name) == value for name, value in settings.parameters)
+
+
+@pytest.mark.parametrize("preset", [PAPER, CODE])
+def test_of_methods_outside_the_study_a_preset_says_nothing(preset):
+    for method in ("fp", "rtn", "my_method.py:Mine"):
+        assert preset.method(method, "llada") == LEFT_OPEN
+    assert LEFT_OPEN.scheme("w4a4") == MethodSettings().scheme("w4a4-kv16")
+
+
+def test_what_attention_rounds_follows_the_activations_unless_the_scheme_speaks_of_it():
+    settings = MethodSettings(operands="kv", symmetric=True)
+    for written, meant in [
+        ("w4a4", "w4a4-kv4-sym"),
+        ("w8a8-asym", "w8a8-kv8-asym"),
+        ("w4a16-g128", "w4a16-g128-sym"),
+        ("w4a4-kv8", "w4a4-kv8-sym"),
+        ("w4a4-kv16", "w4a4-sym"),
+        ("w4a4-qkv", "w4a4-sym-qkv"),
+    ]:
+        assert str(settings.scheme(written)) == meant
+    assert str(MethodSettings(operands="qkv").scheme("w8a8")) == "w8a8-qkv"
+
+
+def test_the_code_evaluates_as_the_paper_says_but_for_what_dream_writes():
+    assert (CODE.tasks, CODE.dtype) == (PAPER.tasks, PAPER.dtype)
+    for task in PAPER.tasks:
+        assert CODE.settings(task, "llada") == PAPER.settings(task, "llada")
+    assert CODE.settings("piqa", "dream") == PAPER.settings("piqa", "dream")
+    written = CODE.settings("gsm8k", "dream").decoding
+    assert (written.temperature, written.top_p, written.algorithm) == (0.08, 0.9, "entropy")
+
+
+@pytest.mark.parametrize(
+    ("method", "family", "seed", "length"),
+    [
+        ("gptq", "llada", 0, 2048),
+        ("awq", "llada", 42, 512),
+        ("smoothquant", "dream", 2, 2048),
+        ("duquant", "llada", 2, 2048),
+        ("quarot", "llada", 0, 4096),
+        ("quarot", "dream", 0, 2048),
+    ],
+)
+def test_the_code_calibrates_with_seeds_and_lengths_of_its_own(method, family, seed, length):
+    found = CODE.calibration(method, family)
+    assert (found.seed, found.length, found.samples) == (seed, length, 128)
+    assert found.source == PAPER.calibration(method, family).source
 
 
 def test_awq_calibrates_on_the_pile_and_the_others_on_wikitext():
