@@ -75,7 +75,7 @@ class Rounding:
             given = getattr(self, name)
             require(given is None or 0 < given <= 1, name, given, "(0, 1]")
 
-    def usual_weight_clip(self, bits: int) -> float:
+    def usual_weight_clip(self, scheme: QuantScheme) -> float:
         """Give the weight clip ratio where the user does not say."""
         return 1.0
 
@@ -171,7 +171,7 @@ class Rounding:
         bits, clip = scheme.w_bits, self.weight_clip
         family = GridFamily.SYMMETRIC_RESTRICTED if symmetric else GridFamily.ASYMMETRIC
         group_size, mse_clip = scheme.group_size, self.mse_clip
-        usual = 1.0 if mse_clip else self.usual_weight_clip(bits)
+        usual = 1.0 if mse_clip else self.usual_weight_clip(scheme)
         ratio = usual if clip is None else clip
         if self.solver == "rtn":
             return rtn.solver(

@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from dllm_sweep.quant.capture import counted
 from dllm_sweep.quant.rotation import random_orthogonal
 from dllm_sweep.quant.transforms import BlockRotation, Chain, InputTransform, Permutation
 
@@ -90,21 +91,24 @@ def zigzag(maxima: Tensor, block_size: int) -> Tensor:
     return order.T.reshape(-1).contiguous()
 
 
-def rotate_permute_rotate(x: Tensor, rotations: Tensor) -> InputTransform:
-    """Find DuQuant's transform for activations (T, n): rotations around one permutation.
+def rotate_permute_rotate(x: Tensor, rotations: Tensor, permutations: int = 1) -> InputTransform:
+    """Find DuQuant's transform for activations (T, n): rotations around each permutation.
 
     Args:
         x: What a linear reads.
         rotations: (steps, b, b), on the device of `x`; b divides n.
+        permutations: How many; another rotation follows each.
     """
     size = rotations.shape[-1]
-    first = BlockRotation(greedy_rotation(x, rotations))
-    x = first(x)
+    parts: list[InputTransform] = [BlockRotation(greedy_rotation(x, rotations))]
     if x.shape[-1] == size:  # a single block: there is nothing to deal out
-        return first
-    permutation = Permutation(zigzag(x.abs().amax(0), size))
-    x = permutation(x)
-    return Chain((first, permutation, BlockRotation(greedy_rotation(x, rotations))))
+        return parts[0]
+    for _ in range(permutations):
+        x = parts[-1](x)
+        parts.append(Permutation(zigzag(x.abs().amax(0), size)))
+        x = parts[-1](x)
+        parts.append(BlockRotation(greedy_rotation(x, rotations)))
+    return Chain(parts)
 
 
 def telling_tokens(x: Tensor, count: int) -> Tensor:
@@ -117,6 +121,65 @@ def telling_tokens(x: Tensor, count: int) -> Tensor:
     largest = x.abs().amax(1).topk(count // 2).indices.sort().values
     spaced = torch.arange(count - count // 2, device=x.device) * len(x) // (count - count // 2)
     return x[torch.cat((largest, spaced))]
+
+
+class TellingTokens:
+    """Keeps telling tokens of what a linear reads.
+
+    Args:
+        count: How many, at most.
+        sequences: How many sequences there are: each gives a share, so that it does not matter how
+            batches are cut.
+    """
+
+    def __init__(self, count: int, sequences: int) -> None:
+        self.count, self.share = count, max(2, 2 * count // sequences)
+        self.kept: list[Tensor] = []
+
+    def add(self, x: Tensor, weights: Tensor | None) -> None:
+        """Choose from each sequence of x (B, L, n); tokens of weight 0 in (B, L) do not exist."""
+        for row, sequence in enumerate(x):
+            tokens = counted(sequence, None if weights is None else weights[row])
+            self.kept.append(telling_tokens(tokens, self.share))
+
+    def tokens(self) -> Tensor:
+        """Give those of all sequences, (T, n)."""
+        return telling_tokens(torch.cat(self.kept), self.count)
+
+
+class MeanTokens:
+    """Averages what a linear reads over sequences, position by position, as the authors do.
+
+    Args:
+        count: Positions that are kept, at most.
+    """
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+        self.total = self.weight = torch.zeros(0, 0)
+
+    def add(self, x: Tensor, weights: Tensor | None) -> None:
+        """Add sequences x (B, L, n); a token counts as much as its weight in (B, L)."""
+        counts = x.new_ones(x.shape[:2]) if weights is None else weights.to(x.device)
+        total = (x * counts[..., None]).sum(0, dtype=torch.float64)
+        weight = counts.sum(0, dtype=torch.float64)[:, None]
+        self.total, self.weight = _added(self.total, total), _added(self.weight, weight)
+
+    def tokens(self) -> Tensor:
+        """Give the means (T, n) at the positions where anything counts."""
+        present = self.weight[:, 0] > 0
+        mean = (self.total[present] / self.weight[present]).float()
+        return telling_tokens(mean, self.count)
+
+
+def _added(first: Tensor, second: Tensor) -> Tensor:
+    """Add (L, n) to (M, n), either of which may be the shorter or have no rows at all."""
+    shorter, longer = sorted((first, second), key=len)
+    if not len(shorter):
+        return longer
+    longer = longer.clone()
+    longer[: len(shorter)] += shorter
+    return longer
 
 
 def _reflection_to_diagonal(size: int) -> Tensor:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from dllm_sweep.errors import InputError
 from dllm_sweep.methods import build, quantize
 from dllm_sweep.quant.greedy_rotation import (
+    MeanTokens,
     fitting_block,
     greedy_rotation,
     rotate_permute_rotate,
@@ -19,11 +20,13 @@ from dllm_sweep.quant.greedy_rotation import (
     zigzag,
 )
 from dllm_sweep.quant.linear import QuantLinear, transform_of
+from dllm_sweep.quant.transforms import describe, restore
 from dllm_sweep.spec import QuantScheme
 
 DATA = Path(__file__).parents[1] / "data"
 IDS = torch.randint(2, 60, (2, 32), generator=torch.Generator().manual_seed(3))
 FAST = {"steps": 8, "tokens": 64}
+SCHEMES = ("w4a4", "w4a4-g128", "w6a6", "w8a8")
 
 
 def generator(seed=0):
@@ -111,6 +114,57 @@ def test_the_largest_tokens_are_always_seen():
     assert telling_tokens(x[:10], 10).shape == (10, 8)
 
 
+def test_means_over_sequences_leave_out_what_does_not_count_however_batches_are_cut():
+    x = torch.randn(5, 6, 4, generator=generator())
+    weights = torch.ones(5, 6)
+    weights[1, 2:] = 0
+    weights[2] = 0.5
+    weights[:, 5] = 0
+    expected = (x * weights[..., None]).sum(0)[:5] / weights.sum(0)[:5, None]
+    whole, cut, shorter = (MeanTokens(100) for _ in range(3))
+    whole.add(x, weights)
+    for part in (slice(0, 3), slice(3, 5)):
+        cut.add(x[part], weights[part])
+    for sample in (whole, cut):
+        torch.testing.assert_close(sample.tokens(), expected)
+    shorter.add(x[:2, :4], None)
+    shorter.add(x[2:], None)
+    torch.testing.assert_close(shorter.tokens()[:4], x[:, :4].mean(0))
+    torch.testing.assert_close(shorter.tokens()[4:], x[2:, 4:].mean(0))
+
+
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6), permutations=st.integers(0, 3))
+def test_each_permutation_adds_a_rotation_and_never_widens_the_range(seed, permutations):
+    x = outlying(seed)
+    rotations = spreading_rotations(12, 6, generator(seed))
+    transform, fewer = (
+        rotate_permute_rotate(x, rotations, count) for count in (permutations + 1, permutations)
+    )
+    assert len(transform.parts) == 2 * permutations + 3
+    assert span(transform(x)) <= span(fewer(x)) * (1 + 1e-5) <= span(x) * (1 + 2e-5)
+    matrix = transform(torch.eye(48))
+    assert (matrix @ matrix.T - torch.eye(48)).abs().max() <= 1e-5
+    restored = restore(describe(transform), dict(transform.state_dict()))
+    assert torch.equal(restored(x), transform(x))
+
+
+@pytest.mark.parametrize("options", [{"calibrate_on": "mean"}, {"permutations": 2}])
+def test_other_ways_to_find_rotations_keep_the_function(options, make_small_dream, make_batches):
+    plain, model = make_small_dream(), make_small_dream()
+    batches = make_batches(8)
+    quantize(model, method="duquant", scheme="w16a8", calibration=batches, **FAST, **options)
+    other = quantize(
+        make_small_dream(), method="duquant", scheme="w16a8", calibration=batches, **FAST
+    )
+    for one in (model, other):
+        for part in one.linears().values():
+            object.__setattr__(part.activation, "bits", 16)
+    expected = plain.logits(IDS)
+    assert (model.logits(IDS) - expected).abs().max() <= 1e-4 * expected.abs().max()
+    assert not torch.equal(model.logits(IDS), other.logits(IDS))
+
+
 @pytest.mark.parametrize("family", ["make_small_llada", "make_small_dream"])
 @pytest.mark.parametrize("solver", ["rtn", "gptq"])
 def test_with_wide_grids_the_model_predicts_what_the_original_does(
@@ -167,13 +221,14 @@ def test_clip_ratios_are_the_authors_at_four_bits_and_none_at_eight(make_small_l
         quantize(model, method="duquant", scheme=scheme, calibration=make_batches(4), **FAST)
         assert model.blocks[0].mlp.up_proj.activation.clip_ratio == clip
         assert not model.blocks[0].mlp.up_proj.activation.symmetric
-    method = build("duquant")
-    assert [method.usual_weight_clip(bits) for bits in (4, 6, 8)] == [0.8, 1.0, 1.0]
+    clips = [build("duquant").usual_weight_clip(QuantScheme.parse(text)) for text in SCHEMES]
+    assert clips == [0.8, 1.0, 1.0, 1.0]
 
 
 def test_schemes_and_parameters_it_cannot_do_are_refused():
     assert build("duquant").refusal(QuantScheme.parse("w4a4-qkv")) is None
     assert "solver rtn" in build("duquant", {"solver": "gptq"}).refusal(QuantScheme.parse("w16a4"))
-    for wrong in ({"alpha": -0.1}, {"block_size": 1}, {"steps": 0}, {"tokens": 1}):
-        with pytest.raises(InputError, match=f"parameter {next(iter(wrong))}"):
-            build("duquant", wrong)
+    wrong_sizes = {"alpha": -0.1, "block_size": 1, "steps": 0, "tokens": 1, "permutations": -1}
+    for name, value in {**wrong_sizes, "calibrate_on": "rows", "scale_from": "last"}.items():
+        with pytest.raises(InputError, match=f"parameter {name}"):
+            build("duquant", {name: value})
