@@ -1,4 +1,4 @@
-"""A quantization method of your own: name it `examples/my_method.py:MyMethod` in a sweep file.
+"""A quantization method of your own, without data: `examples/my_method.py:MyMethod` in a sweep.
 
 It clips each output channel at a quantile of its absolute weights, then rounds to nearest.
 """
@@ -13,11 +13,13 @@ import torch
 from torch import Tensor
 
 from dllm_sweep.calibration.batch import CalibrationBatch
+from dllm_sweep.methods import rtn
 from dllm_sweep.methods.base import ALONE, QuantizationReport, Workspace
+from dllm_sweep.methods.layerwise import Solution, quantize_layerwise
 from dllm_sweep.methods.parameters import Patterns, require
 from dllm_sweep.models.base import DiffusionModel
-from dllm_sweep.quant.affine import fake_quantize, fit_grid, grouped, storage_bits, weight_family
-from dllm_sweep.quant.apply import install, select, unsupported
+from dllm_sweep.quant.affine import weight_family
+from dllm_sweep.quant.apply import unsupported
 from dllm_sweep.quant.linear import ActivationQuantization
 from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
 
@@ -64,27 +66,23 @@ class MyMethod:
     ) -> QuantizationReport:
         """Quantize `model` in place and say what was done to each linear."""
         symmetric = self.symmetric if scheme.symmetric is None else scheme.symmetric
-        family = weight_family(symmetric)
-        linears = model.linears()
-        rows = []
-        for name in select(linears, self.modules, ()):
-            weight = clip_to_quantile(linears[name].weight.float(), self.quantile)
-            groups = grouped(weight, scheme.group_size)
-            grid = fit_grid(groups, bits=scheme.w_bits, family=family)
-            row = install(
-                model.host,
-                name,
-                fake_quantize(groups, grid).reshape(weight.shape),
-                scheme=scheme,
-                symmetric=symmetric,
-                activation=ActivationQuantization(bits=scheme.a_bits),
-                bits=storage_bits(
-                    weights=weight.numel(),
-                    bits=scheme.w_bits,
-                    grids=grid.scale.numel(),
-                    family=family,
-                ),
-            )
-            rows.append(row)
-        workspace.progress(len(model.blocks), len(model.blocks))
-        return QuantizationReport(modules=tuple(rows))
+        nearest = rtn.solver(
+            bits=scheme.w_bits, family=weight_family(symmetric), group_size=scheme.group_size
+        )
+
+        def solve(weight: Tensor, hessian: Tensor) -> Solution:
+            return nearest(clip_to_quantile(weight.float(), self.quantile), hessian)
+
+        return quantize_layerwise(
+            model,
+            scheme,
+            calibration,
+            solve,
+            activation=ActivationQuantization(bits=scheme.a_bits),
+            symmetric=symmetric,
+            true_sequential=True,
+            modules=self.modules,
+            skip_modules=(),
+            workspace=workspace,
+            reads_inputs=False,
+        )
