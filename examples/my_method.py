@@ -20,7 +20,6 @@ from dllm_sweep.methods.parameters import Patterns, require
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.affine import weight_family
 from dllm_sweep.quant.apply import unsupported
-from dllm_sweep.quant.linear import ActivationQuantization
 from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
 
 
@@ -78,11 +77,8 @@ class MyMethod:
             scheme,
             calibration,
             solve,
-            activation=ActivationQuantization(bits=scheme.a_bits),
             symmetric=symmetric,
-            true_sequential=True,
             modules=self.modules,
-            skip_modules=(),
             workspace=workspace,
             reads_inputs=False,
         )
