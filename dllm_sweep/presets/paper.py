@@ -90,6 +90,7 @@ _METHODS = {
             ("activation_symmetric", False),
             ("alpha", 0.5),
             ("block_size", 128),
+            ("permutations", 1),
             ("steps", 256),
             ("weight_clip", 0.8),
         ),

@@ -41,13 +41,10 @@ _METHODS = {
     "awq": MethodSettings(parameters=(("grid_points", 20), ("max_shrink", 0.5)), symmetric=False),
     "smoothquant": MethodSettings(
         parameters=(
-            ("activation_clip", 1.0),
             ("activation_symmetric", False),
             ("alpha", 0.5),
             ("groups", "all"),
-            ("operand_clip", 1.0),
             ("scale_from", "first"),
-            ("weight_clip", 1.0),
         ),
         symmetric=False,
         operands="qkv",
@@ -73,6 +70,7 @@ _METHODS = {
             ("block_size", 128),
             ("calibrate_on", "mean"),
             ("operand_clip", 0.9),
+            ("permutations", 1),
             ("scale_from", "first"),
             ("steps", 256),
             ("value_clip", 1.0),

@@ -62,6 +62,16 @@ def test_every_cell_of_the_tables_is_planned_and_no_other(plan):
     assert all(trial.skip_reason is None for trial in plan.trials)
 
 
+def test_by_the_released_code_the_same_cells_are_planned_with_settings_of_their_own(plan):
+    code = plan_of("preset=qdlm-code")
+    for model in (*LLADA, *DREAM):
+        assert cells_of(code, {model}) == cells_of(plan, {model})
+    assert len(code.trials) == len(plan.trials)
+    assert all(trial.skip_reason is None for trial in code.trials)
+    same = {trial.spec.key for trial in code.trials} & {trial.spec.key for trial in plan.trials}
+    assert same == {trial.spec.key for trial in plan.trials if trial.spec.is_baseline}
+
+
 def test_weight_only_schemes_have_groups_of_128_and_the_others_none(plan):
     groups = {(cell(trial.spec), trial.spec.scheme.group_size) for trial in plan.trials}
     assert {group for one, group in groups if one in WEIGHT_ONLY} == {128}
