@@ -105,7 +105,7 @@ class Depot:
             prefix: What stands before the dot and the digest in its name.
             suffix: What stands behind the digest.
         """
-        for name in self._names(folder, f"{prefix}."):
+        for name in self.names(folder, f"{prefix}."):
             digest = name.removesuffix(suffix).rpartition(".")[2]
             wanted = Artifact(kind=folder, path=name, sha256=digest, bytes=0)
             with self.borrow(wanted) as path:
@@ -124,7 +124,12 @@ class Depot:
         elif self._peers is not None:
             self._peers.remove(name)
 
-    def _names(self, folder: str, prefix: str) -> tuple[str, ...]:
+    def names(self, folder: str, prefix: str) -> tuple[str, ...]:
+        """Names, relative to the root, of files anywhere in `folder` that begin with `prefix`.
+
+        Raises:
+            ConnectionError: If the shared folder cannot be reached.
+        """
         here = {f"{folder}/{path.name}" for path in (self.root / folder).glob(f"{prefix}*")}
         there = () if self._remote is None else self._remote.names(folder, prefix)
         others = () if self._peers is None else self._peers.names(folder, prefix)

@@ -5,29 +5,22 @@ Nothing here knows of Ray or of the store: `Workbench.run` turns a claim and a u
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import time
 from dataclasses import replace
-from functools import lru_cache
-
-import torch
 
 from dllm_sweep.calibration.batch import CalibrationBatch
-from dllm_sweep.errors import QuantizationError
 from dllm_sweep.evaluation.evaluate import evaluate_task
 from dllm_sweep.evaluation.tasks import check_task_data
-from dllm_sweep.methods import build as build_method
-from dllm_sweep.methods.base import Workspace
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.models.load import load_model, weight_bytes
 from dllm_sweep.outlier_study import outliers
 from dllm_sweep.quant import artifact as weights_artifact
 from dllm_sweep.records import Artifact, Claim, Cost, UnitResult
 from dllm_sweep.sharing import quantization_key
-from dllm_sweep.shipping import local
 from dllm_sweep.spec import TaskSpec, TrialSpec, Unit
-from dllm_sweep.workers import devices, files, samples, shared
+from dllm_sweep.workers import devices, files, quantizing, samples, shared
+from dllm_sweep.workers.blocks import KeptBlocks
 from dllm_sweep.workers.depot import open_depot
 from dllm_sweep.workers.failures import WeightsLost
 from dllm_sweep.workers.messages import WorkerOptions
@@ -92,7 +85,7 @@ class Workbench:
             return
         weights = self._weights_of(claim)
         if weights is not None:
-            stage = _quantized_stage(claim.trial)
+            stage = quantizing.quantized_stage(claim.trial)
             if stage is not None:
                 self._stages.forget(stage)
             self._depot.remove(weights.path)
@@ -105,17 +98,14 @@ class Workbench:
                 self._checked.add(task)
 
     def _quantize(self, claim: Claim, batch_size: int) -> UnitResult:
-        stage = _quantized_stage(claim.trial)
+        stage = quantizing.quantized_stage(claim.trial)
         made = None if stage is None else self._quantized_before(stage)
         if made is not None:
             with self._depot.borrow(made.weights) as path:
                 if path is not None:
                     log.info("quantized before: %s", made.weights.path)
                     return self._quantized(claim, made)
-        made = self._quantize_anew(claim, batch_size)
-        if stage is not None:
-            self._stages.forget(stage)
-            self._stages.keep(stage, made.write)
+        made = self._quantize_anew(claim, batch_size, stage)
         self._holds = _with_weights(claim.trial, made.weights)
         return self._quantized(claim, made)
 
@@ -126,32 +116,31 @@ class Workbench:
         except FileNotFoundError:
             return None  # another worker has just made it again
 
-    def _quantize_anew(self, claim: Claim, batch_size: int) -> Quantized:
+    def _quantize_anew(self, claim: Claim, batch_size: int, stage: Stage | None) -> Quantized:
         trial = claim.trial
         model = self._load(trial)
-        method = build_method(trial.method, dict(trial.parameters))
         batches = self._calibration(model, trial, batch_size)
         started = time.monotonic()
         self._holds = None
-        report = method.quantize(
-            model,
-            trial.scheme,
-            batches,
-            seed=trial.seed,
-            workspace=Workspace(progress=_log_progress),
-        )
+        finished = quantizing.blocks_stage(trial, batches, self.device_name)
+        with KeptBlocks(self._depot, finished) as blocks:
+            report = quantizing.quantize(model, trial, batches, self._stages, blocks)
         seconds = time.monotonic() - started
-        _refuse_broken_weights(model)
         with files.new_file(self._depot.root / "weights", ".safetensors") as path:
             saved = weights_artifact.save(model, path)
             artifact = self._depot.keep(path, "weights", sha256=saved.sha256)
-        return Quantized(
+        made = Quantized(
             weights=artifact,
             modules=report.modules,
             average_bits=report.average_bits,
             warnings=report.warnings,
             seconds=seconds,
         )
+        if stage is not None:
+            self._stages.forget(stage)
+            self._stages.keep(stage, made.write)
+        blocks.forget()
+        return made
 
     def _quantized(self, claim: Claim, made: Quantized) -> UnitResult:
         self._made = (claim.trial_key, claim.attempt, made.weights)
@@ -177,7 +166,9 @@ class Workbench:
         text = trial.calibration
         if text is None:
             return ()
-        return shared.calibration_batches(self._stages, model, trial.model, text, batch_size)
+        return shared.calibration_batches(
+            self._stages, model, trial.model, text, batch_size, _log_writing
+        )
 
     def _outliers(self, claim: Claim, batch_size: int) -> UnitResult:
         model = self._ready(claim)
@@ -271,30 +262,5 @@ def _lost(claim: Claim) -> WeightsLost:
     return WeightsLost(f"the quantized weights of {claim.label} are not there")
 
 
-def _quantized_stage(trial: TrialSpec) -> Stage | None:
-    """The stage of a trial's quantized weights; None if its inputs are not known by content."""
-    key = quantization_key(trial)
-    if key is None:
-        return None
-    return Stage(name="quantized", version=1, inputs=[key, _code_of(trial.method)], suffix=".json")
-
-
-@lru_cache
-def _code_of(method: str) -> str:
-    """Digest of a method's own file, which may change without its version being raised.
-
-    Once a process: the class that was imported stays as it was, too.
-    """
-    file = local(method.rpartition(":")[0])
-    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
-
-
-def _refuse_broken_weights(model: DiffusionModel) -> None:
-    """Scores of weights that are no numbers look like a bad method; they are a broken one."""
-    for name, linear in model.linears().items():
-        if not torch.isfinite(linear.weight).all():
-            raise QuantizationError(f"{name}: quantized weights are NaN or infinite")
-
-
-def _log_progress(done: int, total: int) -> None:
-    log.info("quantized block %d of %d", done, total)
+def _log_writing(done: int, total: int) -> None:
+    log.info("calibration: the model has written %d of %d", done, total)

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -60,32 +61,48 @@ def save(
     return Artifact(kind="weights", path=str(file), sha256=_sha256(file), bytes=size)
 
 
-def save_block(
-    model: DiffusionModel,
-    index: int,
-    file: Path,
-    *,
-    modules: Sequence[ModuleRow] = (),
-    warnings: Sequence[str] = (),
-) -> None:
-    """Write what was changed in one block to `file`, which may be left cut by a crash.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class BlockContent:
+    """What was changed in one block, ready to be written while the work goes on.
 
-    How attention rounds its operands is left out: methods set that for the whole model.
-
-    Args:
-        model: What else was changed in it is left out.
-        index: Of the block.
-        file: Where the file goes.
-        modules: Kept in the file as they are.
-        warnings: The same.
+    Attributes:
+        tensors: On the CPU, where the model itself may hold them: the block must not change again.
+        header: How they belong together, as JSON.
     """
-    tensors, header = changes.collect(model, f"{model.block_name(index)}.")
-    header |= {
-        "format": FORMAT,
-        "modules": [dataclasses.asdict(row) for row in modules],
-        "warnings": list(warnings),
-    }
-    save_file(tensors, file, metadata={"dllm_sweep": json.dumps(header)})
+
+    tensors: dict[str, Tensor]
+    header: str
+
+    @classmethod
+    def of(
+        cls,
+        model: DiffusionModel,
+        index: int,
+        *,
+        modules: Sequence[ModuleRow] = (),
+        warnings: Sequence[str] = (),
+    ) -> BlockContent:
+        """Collect it from a model.
+
+        How attention rounds its operands is left out: methods set that for the whole model.
+
+        Args:
+            model: What else was changed in it is left out.
+            index: Of the block.
+            modules: Written as they are.
+            warnings: The same.
+        """
+        tensors, header = changes.collect(model, f"{model.block_name(index)}.")
+        header |= {
+            "format": FORMAT,
+            "modules": [dataclasses.asdict(row) for row in modules],
+            "warnings": list(warnings),
+        }
+        return cls(tensors=tensors, header=json.dumps(header))
+
+    def write(self, file: Path) -> None:
+        """Write it for `load_block`; a crash may leave the file cut."""
+        save_file(self.tensors, file, metadata={"dllm_sweep": self.header})
 
 
 def load(model: DiffusionModel, file: Path, *, sha256: str | None = None) -> tuple[ModuleRow, ...]:
@@ -117,7 +134,7 @@ def load(model: DiffusionModel, file: Path, *, sha256: str | None = None) -> tup
 
 
 def load_block(model: DiffusionModel, file: Path) -> tuple[tuple[ModuleRow, ...], tuple[str, ...]]:
-    """Put what `save_block` wrote into a model whose other blocks stay as they are.
+    """Put the content of one block into a model whose other blocks stay as they are.
 
     Args:
         model: Prepared as it was before its blocks were quantized one by one.

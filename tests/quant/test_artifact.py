@@ -81,12 +81,13 @@ def test_one_block_is_put_back_and_the_others_stay(make_small_llada, make_batche
     quantize(model, scheme="w4a6-g16", method="gptq", calibration=make_batches(), **SCATTERED)
     rows = model.quantization_report.modules[7:14]
     file = tmp_path / "block"
-    artifact.save_block(model, 1, file, modules=rows, warnings=("too little text",))
+    told = {"modules": rows, "warnings": ("too little text",)}
+    artifact.BlockContent.of(model, 1, **told).write(file)
     assert artifact.load_block(fresh, file) == (rows, ("too little text",))
     quantized = [name for name, part in fresh.linears().items() if isinstance(part, QuantLinear)]
     assert quantized == [row.module for row in rows]
     again = tmp_path / "again"
-    artifact.save_block(fresh, 1, again, modules=rows, warnings=("too little text",))
+    artifact.BlockContent.of(fresh, 1, **told).write(again)
     assert again.read_bytes() == file.read_bytes()
 
 

@@ -11,8 +11,9 @@ from dllm_sweep.sharing import quantization_key
 from dllm_sweep.spec import CalibrationSpec, QuantScheme, Unit
 from dllm_sweep.workers import files
 from dllm_sweep.workers.failures import WeightsLost
+from dllm_sweep.workers.quantizing import code_of
 from dllm_sweep.workers.stages import StageCache
-from dllm_sweep.workers.trial import Workbench, _code_of
+from dllm_sweep.workers.trial import Workbench
 
 QUANTIZE = Unit(kind="quantize")
 FACTS = Unit(kind="evaluate", task="tiny_facts")
@@ -23,8 +24,8 @@ from dllm_sweep.methods.rtn import Rtn
 
 @dataclass(frozen=True, kw_only=True)
 class Broken(Rtn):
-    def quantize(self, model, scheme, calibration, *, seed=0, progress=lambda done, total: None):
-        report = super().quantize(model, scheme, calibration, seed=seed, progress=progress)
+    def quantize(self, model, scheme, calibration, **rest):
+        report = super().quantize(model, scheme, calibration, **rest)
         next(iter(model.linears().values())).weight.data[0, 0] = float("nan")
         return report
 """
@@ -38,10 +39,10 @@ from dllm_sweep.methods.rtn import Rtn
 
 @dataclass(frozen=True, kw_only=True)
 class Counted(Rtn):
-    def quantize(self, model, scheme, calibration, *, seed=0, progress=lambda done, total: None):
+    def quantize(self, model, scheme, calibration, **rest):
         with Path(__file__).with_suffix(".count").open("a") as file:
             file.write("quantized\\n")
-        return super().quantize(model, scheme, calibration, seed=seed, progress=progress)
+        return super().quantize(model, scheme, calibration, **rest)
 """
 DIGEST = "d" * 64
 
@@ -128,7 +129,7 @@ def test_a_record_that_is_replaced_while_it_is_read_is_made_again(
 def test_a_method_whose_file_has_changed_quantizes_again(options, counted, times, tmp_path):
     Workbench(options).run(counted, QUANTIZE)
     (tmp_path / "own.py").write_text(COUNTED + "# changed\n")
-    _code_of.cache_clear()  # as in a new process
+    code_of.cache_clear()  # as in a new process
     Workbench(options).run(counted, QUANTIZE)
     assert times() == 2
 

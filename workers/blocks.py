@@ -1,0 +1,141 @@
+"""Finished blocks of a model that is being quantized: kept until the whole of its weights is.
+
+A crash in block 20 of 32 costs block 20 alone: whoever resumes, on this machine or another of the
+run, finds the blocks before it, each in a file `stages/blocks/<key>-<block>.<digest>`.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+from typing import Self
+
+from dllm_sweep.errors import DiskFull, StoreError
+from dllm_sweep.methods.base import BlockRecord
+from dllm_sweep.models.base import DiffusionModel
+from dllm_sweep.quant import artifact
+from dllm_sweep.records import Artifact
+from dllm_sweep.workers import files
+from dllm_sweep.workers.depot import Depot
+from dllm_sweep.workers.stages import Stage
+
+log = logging.getLogger(__name__)
+
+AT_ONCE_S = 0.05
+"""A block that takes no longer to write is written at once, longer ones beside the next block."""
+FIRST_SPEED = 5e8
+"""Bytes a second that a disk is thought to take, digest included, before it has shown."""
+_NAME = re.compile(r"-(\d+)\.([0-9a-f]{64})\.[a-z]+$")
+"""Ends with a block's index, the digest and the suffix."""
+
+
+class KeptBlocks:
+    """Keeps blocks as they are finished, and finds those of an attempt that did not get through.
+
+    Writing never holds the work up for long: what would take longer to write than to quantize
+    again is not kept, and a disk that is full ends the keeping, not the work.
+
+    Use it as a context: at its end, whatever is still being written is waited for.
+
+    Args:
+        depot: Where the files lie.
+        stage: What decides the bits of all blocks; None keeps nothing.
+
+    Attributes:
+        restored: Blocks that were found.
+    """
+
+    def __init__(self, depot: Depot, stage: Stage | None) -> None:
+        self._depot, self._stage = depot, stage
+        self._names: dict[int, tuple[str, str]] = {}
+        self._speed = FIRST_SPEED
+        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="blocks")
+        self._pending: Future[None] | None = None
+        self._since = self._told = time.monotonic()
+        self._given_up = False
+        self.restored: set[int] = set()
+        if stage is not None:
+            names = depot.names(stage.folder, f"{stage.key}-")
+            self._names = {
+                int(match[1]): (name, match[2]) for name in names if (match := _NAME.search(name))
+            }
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: object, trace: TracebackType | None
+    ) -> None:
+        self._writer.shutdown(wait=True)
+
+    def restore(self, model: DiffusionModel, index: int) -> BlockRecord | None:
+        """Put a block in place as it was finished; None if it was not, or its file is damaged."""
+        record = self._found(model, index) if index in self._names else None
+        if record is not None:
+            self.restored.add(index)
+        self._since = time.monotonic()
+        return record
+
+    def keep(self, model: DiffusionModel, index: int, record: BlockRecord) -> None:
+        """Write a block that has just been quantized, unless that takes longer than it took."""
+        if self._stage is None or self._given_up:
+            return
+        took_s = time.monotonic() - self._since
+        if self._pending is not None:
+            self._pending.result()
+        write_s = _bytes(model, index) / self._speed
+        if write_s > max(took_s, AT_ONCE_S):
+            return
+        content = artifact.BlockContent.of(
+            model, index, modules=record.modules, warnings=record.warnings
+        )
+        self._pending = self._writer.submit(self._write, self._stage, index, content)
+        if write_s <= AT_ONCE_S:
+            self._pending.result()
+
+    def forget(self) -> None:
+        """Remove all blocks: what they were kept for is done."""
+        for name, _ in self._names.values():
+            self._depot.remove(name)
+        self._names.clear()
+
+    def progress(self, done: int, total: int) -> None:
+        """Log what became of the block before `done`, and how long it took."""
+        now = time.monotonic()
+        verb = "restored" if done - 1 in self.restored else "quantized"
+        log.info("%s block %d of %d in %.2f s", verb, done, total, now - self._told)
+        self._told = now
+
+    def _found(self, model: DiffusionModel, index: int) -> BlockRecord | None:
+        name, digest = self._names[index]
+        wanted = Artifact(kind="block", path=name, sha256=digest, bytes=0)
+        try:
+            with self._depot.borrow(wanted) as path:
+                if path is None:
+                    return None
+                modules, warnings = artifact.load_block(model, path)
+        except (StoreError, ConnectionError) as error:
+            log.warning("block %d is quantized again: %s", index + 1, error)
+            return None
+        return BlockRecord(modules=modules, warnings=warnings)
+
+    def _write(self, stage: Stage, index: int, content: artifact.BlockContent) -> None:
+        started = time.monotonic()
+        try:
+            with files.new_file(self._depot.root / stage.folder, stage.suffix) as path:
+                content.write(path)
+                kept = self._depot.keep(path, stage.folder, name=f"{stage.key}-{index}")
+        except (DiskFull, ConnectionError) as error:
+            log.warning("finished blocks are not kept any more: %s", error)
+            self._given_up = True
+            return
+        self._names[index] = kept.path, kept.sha256
+        self._speed = kept.bytes / (time.monotonic() - started)
+
+
+def _bytes(model: DiffusionModel, index: int) -> int:
+    tensors = model.blocks[index].state_dict().values()
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)

@@ -1,0 +1,94 @@
+"""What decides a trial's quantized weights, and making them, block by block."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from functools import lru_cache
+
+import torch
+
+from dllm_sweep import __version__
+from dllm_sweep.calibration.batch import CalibrationBatch
+from dllm_sweep.errors import QuantizationError
+from dllm_sweep.methods import build
+from dllm_sweep.methods.base import QuantizationReport, Workspace
+from dllm_sweep.models.base import DiffusionModel
+from dllm_sweep.quant.input_statistics import input_statistics
+from dllm_sweep.sharing import quantization_key
+from dllm_sweep.shipping import local
+from dllm_sweep.spec import TrialSpec
+from dllm_sweep.workers import shared
+from dllm_sweep.workers.blocks import KeptBlocks
+from dllm_sweep.workers.stages import Stage, StageCache
+
+
+def quantized_stage(trial: TrialSpec) -> Stage | None:
+    """The stage of a trial's quantized weights; None if its inputs are not known by content."""
+    key = quantization_key(trial)
+    if key is None:
+        return None
+    return Stage(name="quantized", version=1, inputs=[key, code_of(trial.method)], suffix=".json")
+
+
+def blocks_stage(
+    trial: TrialSpec, batches: Sequence[CalibrationBatch], device_name: str
+) -> Stage | None:
+    """The stage of a trial's finished blocks; None if its inputs are not known by content.
+
+    A resumed quantization gives the bits of an undisturbed one: whatever may change the last of
+    them is part of the key, such as how the text is cut into batches.
+    """
+    key = quantization_key(trial)
+    if key is None:
+        return None
+    sizes = [len(batch.input_ids) for batch in batches]
+    software = [__version__, torch.__version__, code_of(trial.method)]
+    inputs = [key, software, sizes, device_name, torch.get_num_threads()]
+    return Stage(name="blocks", version=1, inputs=inputs, suffix=".safetensors")
+
+
+@lru_cache
+def code_of(method: str) -> str:
+    """Digest of a method's own file, which may change without its version being raised.
+
+    Once a process: the class that was imported stays as it was, too.
+    """
+    file = local(method.rpartition(":")[0])
+    return hashlib.sha256(file.read_bytes()).hexdigest() if file.is_file() else ""
+
+
+def quantize(
+    model: DiffusionModel,
+    trial: TrialSpec,
+    batches: Sequence[CalibrationBatch],
+    stages: StageCache,
+    blocks: KeptBlocks,
+) -> QuantizationReport:
+    """Quantize a full-precision model in place as a trial says.
+
+    Args:
+        model: The trial's.
+        trial: What is done to it.
+        batches: Its calibration text.
+        stages: Where inputs that were measured before are found.
+        blocks: Where finished blocks are found and kept.
+
+    Raises:
+        QuantizationError: If the method cannot quantize it, or leaves a weight that is no number.
+    """
+    statistics = input_statistics
+    if trial.calibration is not None:
+        statistics = shared.statistics_of(stages, trial.model, trial.calibration)
+    workspace = Workspace(progress=blocks.progress, statistics=statistics, finished=blocks)
+    method = build(trial.method, dict(trial.parameters))
+    report = method.quantize(model, trial.scheme, batches, seed=trial.seed, workspace=workspace)
+    _refuse_broken_weights(model)
+    return report
+
+
+def _refuse_broken_weights(model: DiffusionModel) -> None:
+    """Scores of weights that are no numbers look like a bad method; they are a broken one."""
+    for name, linear in model.linears().items():
+        if not torch.isfinite(linear.weight).all():
+            raise QuantizationError(f"{name}: quantized weights are NaN or infinite")
