@@ -27,6 +27,7 @@ COMMANDS = {
     "logs": ("trials", "Print the log of a trial's attempt."),
     "pause": ("control", "Stop handing out trials, or go on with --off."),
     "plan": ("plan", "Say what a sweep would run, and why; nothing is written."),
+    "quantize": ("quantize", "Quantize one model into a folder, without a sweep."),
     "rescore": ("rescore", "Score stored answers anew, without a GPU."),
     "resume": ("launch", "Run whatever is not finished of a sweep."),
     "retry": ("launch", "Run trials that failed or were cancelled again."),

@@ -23,11 +23,33 @@ from dllm_sweep.quant.affine import WeightGrid
 from dllm_sweep.quant.linear import QuantLinear
 from dllm_sweep.quant.packing import codes_of, pack
 from dllm_sweep.saving import weights
-from dllm_sweep.spec import FULL_PRECISION_BITS
+from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
 
 LAYOUT = "compressed-tensors"
+ROTATING = ("quarot", "duquant")
+"""Methods that leave transforms in front of linears whatever their parameters."""
 _WORD_BITS = 32
 _FILE = "model.safetensors"
+
+
+def early_refusal(name: str, method: Any, scheme: QuantScheme) -> str | None:
+    """Say why the layout will not hold what a method makes; None if it may.
+
+    Args:
+        name: Of the method.
+        method: The method with its parameters.
+        scheme: What is asked for.
+    """
+    if name in ROTATING:
+        return f"{name} transforms inputs at every call, which the layout {LAYOUT} cannot say"
+    if scheme.a_bits < FULL_PRECISION_BITS:
+        return f"{scheme} rounds activations, and the layout {LAYOUT} is written for weights alone"
+    if scheme.qkv or scheme.kv_bits < FULL_PRECISION_BITS:
+        return f"{scheme}: the layout {LAYOUT} has no place for rounded queries, keys or values"
+    static = getattr(method, "static_groups", True) or not getattr(method, "activation_order", True)
+    if scheme.group_size is not None and not static:
+        return f"the layout {LAYOUT} has no place for scattered groups: set static_groups to true"
+    return None
 
 
 def refusal(model: DiffusionModel) -> str | None:
