@@ -147,8 +147,8 @@ class CalibrationSpec:
         text_field: Column that holds the text.
         digest: SHA-256 of the source's content, or the hub's commit; set by planning.
         prompt_share: Of `prefix` and `trajectory`: the part of each sequence that stays visible.
-        steps: Of `trajectory`: denoising steps over the continuation; None is 32, or 4 a block
-            where that is more.
+        steps: Of `trajectory`: denoising steps over the continuation; None is at least 32, and
+            at least 4 a block.
         block_length: Of `trajectory`: tokens in a block of the sampler; None is 32, or one block
             where 32 does not divide the continuation.
         mask_ratios: Of `trajectory`: shares of the continuation that are still masked in the

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,10 +16,11 @@ class CalibrationBatch:
     """Sequences that a model sees during calibration; nobody can change them in place.
 
     One set of batches serves a whole quantization, and later ones, too: a method that wrote into
-    its text would change what everything after it sees. So the tensors are copied in inference
-    mode, and torch refuses to write into such a tensor or a view of it anywhere else. Reading is
-    free: indexing, arithmetic, `masked_fill`, `float` and `clone` give ordinary tensors. (What goes
-    around torch's bookkeeping, `.data` and `.numpy()`, is not refused.)
+    its text would change what everything after it sees. So whoever reads a tensor gets a copy, made
+    in inference mode: writing into it, or into a view of it, raises RuntimeError instead of being
+    lost without a word, and what gets around that (`.detach()`, `.numpy()`) reaches the copy alone.
+    Indexing, arithmetic, `masked_fill`, `float` and `clone` give ordinary tensors; autograd needs
+    one of these.
 
     Attributes:
         input_ids: (B, L) int64, with mask tokens where the masking put them.
@@ -35,7 +37,14 @@ class CalibrationBatch:
 
     def __post_init__(self) -> None:
         for name, tensor in self.tensors().items():
-            object.__setattr__(self, name, _read_only(tensor))
+            object.__setattr__(self, name, tensor)
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if not isinstance(value, Tensor):
+            return value
+        with torch.inference_mode():
+            return value.clone()
 
     def tensors(self) -> dict[str, Tensor]:
         """Its tensors by name, to be kept; those that are None are left out."""
@@ -47,18 +56,9 @@ class CalibrationBatch:
 
         Padding must stand on the right.
         """
+        parts, mask = self.tensors(), self.attention_mask
         for start in range(0, len(self.input_ids), batch_size):
             rows = slice(start, start + batch_size)
-            mask = self.attention_mask
             longest = None if mask is None else int(mask[rows].sum(1).max())
-            yield CalibrationBatch(
-                **{
-                    "attention_mask": None,
-                    **{name: part[rows, :longest] for name, part in self.tensors().items()},
-                }
-            )
-
-
-def _read_only(tensor: Tensor) -> Tensor:
-    with torch.inference_mode():
-        return tensor if tensor.is_inference() else tensor.clone()
+            cut = {name: part[rows, :longest] for name, part in parts.items()}
+            yield CalibrationBatch(**{"attention_mask": None, **cut})

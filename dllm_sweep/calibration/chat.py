@@ -80,8 +80,8 @@ def _rows(spec: CalibrationSpec, model: DiffusionModel, generator: Generator) ->
 
     from dllm_sweep.calibration.drawing import POOL
 
-    fields = (spec.prompt_field, spec.answer_field)
-    pool = list(islice(records(spec, fields), POOL * spec.samples))
+    found = records(spec, ("prompt_field", "answer_field"))
+    pool = list(islice(found, POOL * spec.samples))
     order = torch.randperm(len(pool), generator=generator).tolist()
     encoded = (_encoded(model, *pool[place]) for place in order)
     fitting = ((p, answer[: spec.length - len(p)]) for p, answer in encoded if len(p) < spec.length)

@@ -109,10 +109,11 @@ def prompt_tokens(spec: CalibrationSpec) -> int:
 def decoding_of(spec: CalibrationSpec, sampler: str, block_size: int | None) -> DecodingSpec:
     """Say how the continuation of a crop is written, by the rule that the sampler's authors use."""
     window = spec.length - prompt_tokens(spec)
-    usual = window if window % _USUAL_BLOCK else _USUAL_BLOCK
+    whole = sampler != "blockwise" or window % _USUAL_BLOCK
+    usual = window if whole else _USUAL_BLOCK
     block_length = spec.block_length or block_size or usual
     blocks = max(window // block_length, 1)
-    of_a_block = max(_LEAST_STEPS // blocks, _LEAST_STEPS_OF_A_BLOCK)
+    of_a_block = max(math.ceil(_LEAST_STEPS / blocks), _LEAST_STEPS_OF_A_BLOCK)
     return DecodingSpec(
         gen_length=window,
         steps=spec.steps or blocks * min(block_length, of_a_block),

@@ -242,13 +242,14 @@ def token_weights(batch: TokenBatch, device: torch.device) -> Tensor | None:
     mask = None if batch.attention_mask is None else batch.attention_mask.to(device).float()
     if batch.weights is None:
         return mask
-    weights = batch.weights.to(device)
+    weights = batch.weights.clone().to(device)
     return weights if mask is None else weights * mask
 
 
 def _forward_to_first_block(model: DiffusionModel, batch: TokenBatch) -> None:
-    ids, shown = batch.input_ids.to(model.device), batch.attention_mask
-    mask = model.host_mask(ids, None if shown is None else shown.to(model.device))
+    # Copies, since a batch's own tensors can neither be written to nor take part in autograd.
+    ids, shown = batch.input_ids.clone().to(model.device), batch.attention_mask
+    mask = model.host_mask(ids, None if shown is None else shown.clone().to(model.device))
     try:
         model.host(input_ids=ids, attention_mask=mask, use_cache=False)
     except _Reached:

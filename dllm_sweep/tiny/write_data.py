@@ -45,6 +45,7 @@ CODE = {
 }
 FACTS = {"frequent": 40, "common": 60, "twice": 80, "once": 220}
 CALIBRATION_DOCUMENTS = 640
+CONVERSATIONS = 640
 
 #: Order of tiny_code's items within a stratum, chosen so that its first 30 or 100 items score at
 #: full precision as all of them do; as drawn, the first 30 held twice their share of misses.
@@ -67,6 +68,7 @@ def write_all(folder: Path) -> list[Path]:
         "evaluation/tasks/tiny_code.jsonl": code_rows(),
         "evaluation/tasks/tiny_facts.jsonl": fact_rows(),
         "calibration/data/tiny-text.jsonl": calibration_rows(),
+        "calibration/data/tiny-chat.jsonl": chat_rows(),
     }
     return [_write(folder / name, rows) for name, rows in files.items()]
 
@@ -96,6 +98,14 @@ def calibration_rows() -> list[Row]:
     """Documents of the training mixture, each `{"text": ...}`."""
     texts = corpus.training_texts(SEED)
     return [{"text": text} for text in itertools.islice(texts, CALIBRATION_DOCUMENTS)]
+
+
+def chat_rows() -> list[Row]:
+    """Prompts and answers of the training mixture, drawn apart from its running text."""
+    rng = Random(f"conversations {SEED}")
+    drawn = (corpus.example(rng) for _ in itertools.count())
+    asked = ({"question": one.prompt, "answer": one.response} for one in drawn if one.prompt)
+    return list(itertools.islice(asked, CONVERSATIONS))
 
 
 def _problems(stratum: str, count: int) -> list[Any]:

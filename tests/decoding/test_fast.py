@@ -93,7 +93,9 @@ def test_deferred_end_is_written_last(model, monkeypatch):
     end_instead_of(model, monkeypatch, usual.tokens[first])
     seen.clear()
     deferred = DecodingSpec(gen_length=8, block_length=8, steps=8, defer_end=True)
-    sample(model, PROMPTS[:1], deferred, plain=True, on_step=lambda _, step, ids: seen.append(ids[-8:]))
+    sample(
+        model, PROMPTS[:1], deferred, plain=True, on_step=lambda _, step, ids: seen.append(ids[-8:])
+    )
     assert seen[1][first] == model.special.mask_id
 
 

@@ -1,11 +1,16 @@
+from dataclasses import replace
+
 import torch
 
 from dllm_sweep.quant.capture import (
     capture_first_block,
     counted,
+    counted_weights,
     run_block,
+    token_weights,
     visit_inputs,
     watching,
+    weighted,
 )
 
 
@@ -67,6 +72,37 @@ def test_watched_inputs_are_those_of_the_forward_pass(small_llada, make_batches)
         small_llada.logits(batch.input_ids)
     assert set(seen) == set(names)
     assert all(torch.equal(seen[name], plain[name]) for name in names)
+
+
+def test_weights_of_kept_tokens_stand_in_the_order_of_the_tokens():
+    x = torch.arange(12.0).reshape(2, 3, 2)
+    weights = torch.tensor([[0.5, 0.0, 1.0], [0.0, 0.0, 2.0]])
+    assert counted_weights(weights, x.device).tolist() == [0.5, 1.0, 2.0]
+    assert counted_weights((weights > 0).float(), x.device) is None
+    assert counted_weights(None, x.device) is None
+    values, total = weighted(x, weights)
+    assert values.tolist() == [[0.0, 0.5], [4.0, 5.0], [20.0, 22.0]]
+    assert total == 3.5
+    assert weighted(x, None)[1] == 6
+
+
+def test_padding_counts_nothing_whatever_its_weight(make_batches):
+    batch = make_batches(2, padding=3)[0]
+    heavy = replace(batch, weights=torch.full(batch.input_ids.shape, 0.5))
+    device = torch.device("cpu")
+    assert torch.equal(token_weights(heavy, device), batch.attention_mask * 0.5)
+    assert torch.equal(token_weights(batch, device), batch.attention_mask.float())
+    assert token_weights(replace(heavy, attention_mask=None), device).min() == 0.5
+
+
+def test_captured_tensors_can_take_part_in_autograd(small_llada, make_batches):
+    (batch,) = make_batches(4, padding=2)
+    inputs = capture_first_block(small_llada, [replace(batch, weights=batch.attention_mask * 0.7)])
+    hidden = inputs.hidden[0].clone().requires_grad_()
+    out = small_llada.blocks[0](hidden, **inputs.keywords[0])
+    loss = ((out[0] if isinstance(out, tuple) else out).sum(-1) * inputs.weights[0]).sum()
+    loss.backward()
+    assert hidden.grad.any()
 
 
 def test_padding_is_left_out():

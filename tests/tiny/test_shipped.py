@@ -103,6 +103,16 @@ def test_fact_prompts_end_with_a_word():
     assert all(row["prompt"][-1].isalpha() for row in rows("tiny_facts"))
 
 
+def test_conversations_ask_nothing_that_tasks_ask_and_are_small():
+    path = PACKAGE / "calibration" / "data" / "tiny-chat.jsonl"
+    pairs = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert len(pairs) == write_data.CONVERSATIONS
+    assert path.stat().st_size < 150_000
+    asked = {pair["question"] for pair in pairs}
+    assert len(asked) > 600
+    assert not asked & {row["prompt"] for name in TASKS for row in rows(name)}
+
+
 def test_calibration_text_is_enough_and_small():
     path = PACKAGE / "calibration" / "data" / "tiny-text.jsonl"
     texts = [json.loads(line)["text"] for line in path.read_text(encoding="utf-8").splitlines()]
