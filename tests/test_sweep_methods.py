@@ -1,6 +1,7 @@
 """How a method is set up: what the sweep file says goes before what its preset says."""
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -9,6 +10,7 @@ from dllm_sweep.plan import make_plan
 from dllm_sweep.sweep_file import parse
 
 BASE = {"models": ["llada-tiny"], "tasks": ["gsm8k"], "outliers": False, "preset": "qdlm-code"}
+PAGE = Path(__file__).parents[1] / "docs" / "presets.md"
 LEFT_OUT = ("*.q_proj", "*.k_proj", "*.v_proj")
 
 
@@ -142,3 +144,22 @@ def test_a_size_without_a_hadamard_matrix_is_refused_when_planning(tmp_path):
 def test_groups_are_checked_where_only_the_preset_leaves_modules_out(tmp_path):
     with pytest.raises(SweepFileError, match="groups of 96 do not divide 256 inputs"):
         plan_of(tmp_path, methods=["gptq"], schemes=["w4a16-g96"])
+
+
+def difference(first, second):
+    """What two trials do not share: parameters by name, and the scheme."""
+    pairs = zip(first.parameters, second.parameters, strict=True)
+    changed = {one[0] for one, other in pairs if one != other}
+    return changed | ({"scheme"} if first.scheme != second.scheme else set())
+
+
+@pytest.mark.parametrize("number", [0, 1])
+def test_each_step_of_the_pages_worked_example_flips_one_switch(tmp_path, number):
+    blocks = PAGE.read_text(encoding="utf-8").split("```yaml\n")[1:]
+    plan = make_plan(parse(blocks[number].partition("```")[0], tmp_path / "sweep.yaml"), gpus=1.0)
+    gptq = [trial.spec for trial in plan.trials if trial.spec.method == "gptq"]
+    assert {spec.protocol for spec in gptq} == {plan.trials[0].spec.protocol}
+    assert [spec.method for spec in (t.spec for t in plan.trials)].count("awq") == 1
+    for spec in gptq[1:]:
+        assert len(difference(gptq[0], spec)) in (1, 2)
+        assert any(len(difference(spec, other)) == 1 for other in gptq if other is not spec)
