@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from dllm_sweep.errors import StoreError
+from dllm_sweep.errors import QuantizationError, StoreError
 from dllm_sweep.quant.hadamard import hadamard_factors, hadamard_matrix
 
 NUMBER_BITS = 16
@@ -186,9 +186,18 @@ _KINDS = {part.kind: part for part in (Scaling, Hadamard, BlockRotation, Permuta
 
 
 def describe(transform: InputTransform) -> dict[str, Any]:
-    """Give what `restore` needs beside the tensors of `transform.state_dict()`."""
-    if isinstance(transform, Chain):
+    """Give what `restore` needs beside the tensors of `transform.state_dict()`.
+
+    Raises:
+        QuantizationError: If it is of a class that `restore` does not know.
+    """
+    if type(transform) is Chain:
         return {"kind": Chain.kind, "parts": [describe(part) for part in transform.parts]}
+    if type(transform) not in _KINDS.values():
+        raise QuantizationError(
+            f"a {type(transform).__name__} cannot be saved: build it from Scaling, Hadamard,"
+            " BlockRotation, Permutation and Chain"
+        )
     return {"kind": transform.kind, **transform.settings()}
 
 

@@ -90,7 +90,7 @@ def test_padding_and_chosen_positions_give_the_same_answers(make_small_dream):
         ("rtn", "w4a16-kv8", (16, 8, 8), False),
         ("rtn", "w8a8-qkv", (8, 8, 8), False),
         ("gptq", "w4a16-kv4", (16, 4, 4), False),
-        ("awq", "w4a16-kv8-g16", (16, 8, 8), False),
+        ("awq", "w4a16-kv8-g8", (16, 8, 8), False),
         ("smoothquant", "w8a4-qkv", (4, 4, 4), False),
         ("duquant", "w8a4-qkv", (4, 4, 4), True),
         ("quarot", "w8a8-kv4", (16, 4, 4), True),

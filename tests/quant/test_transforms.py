@@ -118,6 +118,14 @@ def test_a_transform_of_another_version_is_refused():
         restore({"kind": "wavelet"}, {})
 
 
+def test_a_transform_of_a_class_of_ones_own_is_refused_when_it_is_described():
+    class Wavelet(Hadamard):
+        pass
+
+    with pytest.raises(QuantizationError, match="a Wavelet cannot be saved: build it from"):
+        describe(Chain((Hadamard(4), Wavelet(4))))
+
+
 def test_what_has_to_be_stored_is_counted():
     assert Hadamard(4096).storage_bits() == 0
     assert Scaling(torch.ones(10)).storage_bits() == 160
