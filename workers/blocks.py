@@ -128,7 +128,7 @@ class KeptBlocks:
             with files.new_file(self._depot.root / stage.folder, stage.suffix) as path:
                 content.write(path)
                 kept = self._depot.keep(path, stage.folder, name=f"{stage.key}-{index}")
-        except (DiskFull, ConnectionError) as error:
+        except (DiskFull, OSError) as error:
             log.warning("finished blocks are not kept any more: %s", error)
             self._given_up = True
             return
