@@ -6,14 +6,14 @@ import click
 
 from dllm_sweep.cli.options import format_option
 
-KINDS = ("models", "methods", "schemes", "tasks", "calibrations")
+KINDS = ("models", "methods", "schemes", "tasks", "calibrations", "maskings")
 
 
 @click.command("list")
 @click.argument("kind", type=click.Choice(KINDS))
 @format_option()
 def list_command(kind: str, form: str) -> None:
-    """Say which models, methods, schemes, tasks or calibrations a sweep file can name."""
+    """Say which models, methods, schemes, tasks, calibrations or maskings a sweep file can name."""
     from dllm_sweep.reports.inventory import inventory
     from dllm_sweep.reports.listing import show
 

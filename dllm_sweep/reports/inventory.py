@@ -6,7 +6,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import fields
 
-from dllm_sweep import catalog
+from dllm_sweep import catalog, plugins
 from dllm_sweep.errors import SweepError
 from dllm_sweep.evaluation.tasks import known_tasks
 from dllm_sweep.reports.listing import Listing
@@ -17,7 +17,7 @@ def inventory(kind: str) -> tuple[Listing, str]:
     """List one kind of names, and say what else is legal.
 
     Args:
-        kind: `models`, `methods`, `schemes`, `tasks` or `calibrations`.
+        kind: `models`, `methods`, `schemes`, `tasks`, `calibrations` or `maskings`.
     """
     return _KINDS[kind]()
 
@@ -68,10 +68,22 @@ def _calibrations() -> tuple[Listing, str]:
     return Listing(("calibration", "where"), rows), note
 
 
+def _maskings() -> tuple[Listing, str]:
+    rows = tuple(_masking(name) for name in catalog.names("masking"))
+    return Listing(("masking", "options", "about"), rows), "what each is for: docs/calibration.md"
+
+
+def _masking(name: str) -> tuple[str, str, str]:
+    mode = plugins.load("masking", name)
+    about = (inspect.getdoc(inspect.getmodule(type(mode))) or "").partition("\n")[0]
+    return name, ", ".join(mode.options), about
+
+
 _KINDS: dict[str, Callable[[], tuple[Listing, str]]] = {
     "models": _models,
     "methods": _methods,
     "schemes": _schemes,
     "tasks": _tasks,
     "calibrations": _calibrations,
+    "maskings": _maskings,
 }

@@ -1,5 +1,7 @@
 """Which options of calibration go together."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -91,3 +93,13 @@ def test_clean_text_is_the_same_text_with_nothing_hidden():
     spec = CalibrationSpec(masking="trajectory", steps=4, text_field="body", seed=2)
     assert clean(spec) == CalibrationSpec(text_field="body", seed=2)
     check_calibration(clean(spec))
+
+
+def test_modes_are_read_without_torch():
+    code = (
+        "import sys; from dllm_sweep import plugins; from dllm_sweep.calibration import options;"
+        "[plugins.load('masking', name) for name in plugins.names('masking')];"
+        "print([m for m in ('torch', 'datasets', 'pyarrow') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -173,7 +173,9 @@ def test_init_writes_once_and_only_force_overwrites(folder):
     assert "models:" in (folder / "new.yaml").read_text()
 
 
-@pytest.mark.parametrize("kind", ["models", "methods", "schemes", "tasks", "calibrations"])
+@pytest.mark.parametrize(
+    "kind", ["models", "methods", "schemes", "tasks", "calibrations", "maskings"]
+)
 def test_every_kind_lists_as_json(kind):
     done = run("list", kind, "--format", "json")
     assert done.exit_code == 0
