@@ -67,10 +67,17 @@ class Method:
 
 @dataclass(frozen=True)
 class Text:
-    """A calibration set; None if no method needs one."""
+    """A calibration set.
+
+    Attributes:
+        names: What rules may call it.
+        spec: What it is; None if no method needs one.
+        place: Where it stands in the file; empty if it does not.
+    """
 
     names: tuple[str, ...]
     spec: CalibrationSpec | None
+    place: Place = ()
 
 
 @dataclass(frozen=True)
@@ -117,9 +124,10 @@ def points(file: SweepFile, gpus: float | None) -> Iterator[Point]:
         schemes = (str(FULL_PRECISION),) if baseline else file.schemes
         texts = written or [_preset_text(str(file.preset), model, method)]
         for (at, scheme), text, seed in product(enumerate(schemes), texts, file.seeds):
-            of_scheme: tuple[Place, ...] = () if baseline else (("schemes", at),)
-            entries = (*of_scheme, ("methods", index), ("models", place))
-            point = Point(model, method, scheme, text, seed, entries)
+            entries: list[Place] = [("methods", index), ("models", place)]
+            entries += [] if baseline else [("schemes", at)]
+            entries += [text.place] if text.place and method.built.needs_calibration else []
+            point = Point(model, method, scheme, text, seed, tuple(entries))
             if _survives(point, file.include, file.exclude):
                 yield point
 
@@ -173,7 +181,14 @@ def _written_texts(file: SweepFile, *, read: bool) -> list[Text]:
     if file.calibration is None and file.preset is not None:
         return []
     entries = (CalibrationEntry(),) if file.calibration is None else file.calibration
-    return [Text(entry.names, entry.text(file.folder) if read else None) for entry in entries]
+    return [
+        Text(
+            entry.names,
+            entry.text(file.folder) if read else None,
+            () if file.calibration is None else ("calibration", index),
+        )
+        for index, entry in enumerate(entries)
+    ]
 
 
 def _preset_text(preset: str, model: Model, method: Method) -> Text:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dllm_sweep import catalog, costs, dead_ends
+from dllm_sweep.dead_ends import Skip
 from dllm_sweep.errors import InputError
 from dllm_sweep.grid import Method, Model, Point, method_of, parameters_of, points
 from dllm_sweep.records import OPEN_STATES, PlannedTrial, PlannedUnit, TrialRow
@@ -70,16 +71,14 @@ def make_plan(file: SweepFile, *, gpus: float | None = None) -> Plan:
 
     Raises:
         InputError: If the rules leave nothing of the grid.
-        SweepFileError: If nothing can run of a scheme, a method or a model that it names.
+        SweepFileError: If nothing can run of a scheme, a method, a text or a model of the file.
     """
-    wanted = list(_trials(file, gpus))
+    tried = list(_tried(file, gpus))
+    wanted = [(point, trial) for point, trial, _ in tried]
     if not wanted:
         raise InputError(f"sweep {file.name!r}: include and exclude leave no trial: relax a rule")
-    file.refuse(
-        dead_ends.findings_of(
-            ((point.entries, trial.skip_reason) for point, trial in wanted), file.replaced
-        )
-    )
+    skips = [(point.entries, skip) for point, _, skip in tried]
+    file.refuse(dead_ends.findings_of(skips, file.replaced))
     full = method_of(FULL_PRECISION_METHOD, {}, ())
     compared = {_baseline(trial.spec, full): point.model for point, trial in wanted if _runs(trial)}
     named = {trial.spec.key for _, trial in wanted if trial.spec.is_baseline}
@@ -118,7 +117,9 @@ def _runs(trial: PlannedTrial) -> bool:
     return trial.skip_reason is None
 
 
-def _trials(file: SweepFile, gpus: float | None) -> Iterator[tuple[Point, PlannedTrial]]:
+def _tried(
+    file: SweepFile, gpus: float | None
+) -> Iterator[tuple[Point, PlannedTrial, Skip | None]]:
     """The canonical trials of the grid: nothing in their specs that does not change the work."""
     for point in points(file, gpus):
         built = point.method.built
@@ -134,18 +135,22 @@ def _trials(file: SweepFile, gpus: float | None) -> Iterator[tuple[Point, Planne
             protocol=point.model.protocol,
             seed=point.seed,
         )
-        skip_reason = built.refusal(scheme) or _misfit(spec, point)
-        yield point, _planned(spec, point.model, point.method, skip_reason)
+        skip = _skip(spec, point)
+        reason = None if skip is None else skip.reason
+        yield point, _planned(spec, point.model, point.method, reason), skip
 
 
-def _misfit(spec: TrialSpec, point: Point) -> str | None:
-    """Say why a trial cannot run with its model; None if it can, as far as is known."""
-    return (
-        _quantized_already(spec, point.model)
-        or _unreadable(spec, point.model)
-        or catalog.misfit(point.method.built, spec.scheme, point.model.facts)
-        or _odd_groups(spec, point)
+def _skip(spec: TrialSpec, point: Point) -> Skip | None:
+    """Say why a trial cannot run; None if it can, as far as is known."""
+    method, model = point.method.built, point.model
+    reasons = (
+        (method.refusal(spec.scheme), "schemes"),
+        (_quantized_already(spec, model), "models"),
+        (_unreadable(spec, model), "calibration"),
+        (catalog.misfit(method, spec.scheme, model.facts), "methods"),
+        (_odd_groups(spec, point), "schemes"),
     )
+    return next((Skip(reason, key) for reason, key in reasons if reason is not None), None)
 
 
 def _quantized_already(spec: TrialSpec, model: Model) -> str | None:

@@ -193,6 +193,15 @@ def test_all_dead_ends_are_told_at_once_and_a_cause_once(folder):
     assert "smoothquant makes activations easier to round" in reasons["line 1: methods[3]"]
 
 
+def test_a_text_too_long_for_every_model_is_refused_where_it_stands(folder):
+    texts = [{"source": "text.txt", "length": length} for length in (64, 512)]
+    keys = {"models": ["llada-tiny"], "methods": ["gptq"], "calibration": texts}
+    expected = r"line 1: calibration\[1\]: no trial of it can run: calibration texts of 512 tokens"
+    with pytest.raises(SweepFileError, match=expected):
+        plan_of(folder, **keys)
+    assert plan_of(folder, **keys | {"methods": ["rtn"]})
+
+
 def test_entries_under_keys_that_set_has_not_replaced_were_written_for_another_grid(folder):
     data, path = BASE | {"methods": ["rtn", "awq"]}, folder / "sweep.yaml"
     plan = make_plan(parse(json.dumps(data), path, ["schemes=[w8a8]"]))

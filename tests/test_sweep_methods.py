@@ -135,7 +135,7 @@ def test_a_size_without_a_hadamard_matrix_is_refused_when_planning(tmp_path):
     (tmp_path / "odd" / "config.json").write_text(json.dumps(config))
     keys = {"models": ["odd"], "schemes": ["w4a4"], "calibration": "tiny-text"}
     with pytest.raises(
-        SweepFileError, match=r"schemes\[0\]: no trial of it can run: .*no Hadamard .* 117"
+        SweepFileError, match=r"methods\[0\]: no trial of it can run: .*no Hadamard .* 117"
     ):
         plan_of(tmp_path, methods=["quarot"], **keys)
     assert len(specs(tmp_path, methods=["smoothquant"], **keys)) == 1
