@@ -256,6 +256,7 @@ def calibration_problems(spec: CalibrationSpec) -> tuple[tuple[str, str], ...]:
     return tuple(options.problems(spec)) or tuple(options.column_problems(spec))
 
 
+@lru_cache
 def calibration_refusal(spec: CalibrationSpec, facts: ModelFacts) -> str | None:
     """Say why a model cannot be calibrated this way, or None if it can."""
     from dllm_sweep.calibration import options
