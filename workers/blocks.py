@@ -26,8 +26,12 @@ log = logging.getLogger(__name__)
 
 AT_ONCE_S = 0.05
 """A block that takes no longer to write is written at once, longer ones beside the next block."""
+SHARE = 0.1
+"""How much longer a block may take for being written at once."""
+A_FEW_MS = 0.01
+"""What is always worth it."""
 FIRST_SPEED = 5e8
-"""Bytes a second that a disk is thought to take, digest included, before it has shown."""
+"""Bytes a second that are thought to be written, digest included, before it has shown."""
 _NAME = re.compile(r"-(\d+)\.([0-9a-f]{64})\.[a-z]+$")
 """Ends with a block's index, the digest and the suffix."""
 
@@ -35,8 +39,8 @@ _NAME = re.compile(r"-(\d+)\.([0-9a-f]{64})\.[a-z]+$")
 class KeptBlocks:
     """Keeps blocks as they are finished, and finds those of an attempt that did not get through.
 
-    Writing never holds the work up for long: what would take longer to write than to quantize
-    again is not kept, and a disk that is full ends the keeping, not the work.
+    Writing never holds the work up for long: what takes too long to write beside what it takes to
+    quantize again is not kept, and a disk that is full ends the keeping, not the work.
 
     Use it as a context: at its end, whatever is still being written is waited for.
 
@@ -80,20 +84,21 @@ class KeptBlocks:
         return record
 
     def keep(self, model: DiffusionModel, index: int, record: BlockRecord) -> None:
-        """Write a block that has just been quantized, unless that takes longer than it took."""
+        """Write a block that has just been quantized, if that is worth it."""
         if self._stage is None or self._given_up:
             return
         took_s = time.monotonic() - self._since
         if self._pending is not None:
             self._pending.result()
         write_s = _bytes(model, index) / self._speed
-        if write_s > max(took_s, AT_ONCE_S):
+        at_once = write_s <= AT_ONCE_S
+        if write_s > max(A_FEW_MS, took_s * SHARE if at_once else took_s):
             return
         content = artifact.BlockContent.of(
             model, index, modules=record.modules, warnings=record.warnings
         )
         self._pending = self._writer.submit(self._write, self._stage, index, content)
-        if write_s <= AT_ONCE_S:
+        if at_once:
             self._pending.result()
 
     def forget(self) -> None:
@@ -127,7 +132,8 @@ class KeptBlocks:
         try:
             with files.new_file(self._depot.root / stage.folder, stage.suffix) as path:
                 content.write(path)
-                kept = self._depot.keep(path, stage.folder, name=f"{stage.key}-{index}")
+                name = f"{stage.key}-{index}"
+                kept = self._depot.keep(path, stage.folder, name=name, durable=False)
         except (DiskFull, OSError) as error:
             log.warning("finished blocks are not kept any more: %s", error)
             self._given_up = True

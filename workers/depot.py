@@ -57,7 +57,15 @@ class Depot:
         self.root, self._peers = root, peers
         self._remote = Remote(remote) if remote else None
 
-    def keep(self, path: Path, kind: str, *, sha256: str | None = None, name: str = "") -> Artifact:
+    def keep(
+        self,
+        path: Path,
+        kind: str,
+        *,
+        sha256: str | None = None,
+        name: str = "",
+        durable: bool = True,
+    ) -> Artifact:
         """Move a finished temporary file to its content address, here and in the shared folder.
 
         Args:
@@ -65,12 +73,13 @@ class Depot:
             kind: Its kind, and its folder's name.
             sha256: Its digest where its writer knows it.
             name: What its name starts with, before the digest.
+            durable: Whether it must outlast a power cut of this machine.
 
         Raises:
             DiskFull: If there is no space left, or a folder may not be written.
             ConnectionError: If the shared folder or the controller's machine cannot be reached.
         """
-        artifact = files.adopt(path, self.root, kind, sha256=sha256, name=name)
+        artifact = files.adopt(path, self.root, kind, sha256=sha256, name=name, durable=durable)
         if self._remote is not None:
             self._remote.put(self.root / artifact.path, artifact.path)
         elif self._peers is not None and kind in _PUSHED_KINDS:

@@ -120,7 +120,13 @@ def writing_into(folder: Path | str) -> Iterator[None]:
 
 
 def adopt(
-    path: Path, root: Path, kind: str, *, sha256: str | None = None, name: str = ""
+    path: Path,
+    root: Path,
+    kind: str,
+    *,
+    sha256: str | None = None,
+    name: str = "",
+    durable: bool = True,
 ) -> Artifact:
     """Move a finished temporary file to its content address under `root`.
 
@@ -133,6 +139,8 @@ def adopt(
         kind: The artifact's kind, and its folder's name.
         sha256: The file's digest where its writer knows it: weights may be many gigabytes.
         name: What its name starts with, before a dot and the digest.
+        durable: Whether it must outlast a power cut; waiting for the disk may take longer than
+            everything else.
 
     Raises:
         DiskFull: If there is no space left, or the folder may not be written.
@@ -142,11 +150,13 @@ def adopt(
     target = root / kind / f"{stem}{path.suffix}"
     with writing_into(target.parent):
         target.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
+        if durable:
+            with path.open("rb") as file:
+                os.fsync(file.fileno())
     size = path.stat().st_size
     path.replace(target)
-    sync_folder(target.parent)
+    if durable:
+        sync_folder(target.parent)
     return Artifact(kind=kind, path=str(target.relative_to(root)), sha256=data_digest, bytes=size)
 
 

@@ -57,6 +57,7 @@ class Stopping(Gptq):
 def every_block_is_kept(monkeypatch):
     """However slow this machine's disk is today."""
     monkeypatch.setattr(blocks, "AT_ONCE_S", float("inf"))
+    monkeypatch.setattr(blocks, "A_FEW_MS", float("inf"))
 
 
 @pytest.fixture
@@ -163,8 +164,10 @@ def test_what_is_kept_of_a_block_comes_back(model, tmp_path):
         assert later.restore(model, 1) == record
 
 
-def test_what_takes_longer_to_write_than_to_quantize_is_not_kept(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(blocks, "AT_ONCE_S", 0.0)
+@pytest.mark.parametrize("at_once", [0.0, float("inf")])
+def test_what_takes_too_long_to_write_is_not_kept(at_once, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(blocks, "AT_ONCE_S", at_once)
+    monkeypatch.setattr(blocks, "A_FEW_MS", 0.01)
     monkeypatch.setattr(blocks, "FIRST_SPEED", 1.0)
     with KeptBlocks(Depot(tmp_path), STAGE) as kept:
         kept.restore(model, 0)
