@@ -98,7 +98,7 @@ class Awq:
         require(0 <= self.damping < 1, "damping", self.damping, "at least 0 and below 1")
 
     def refusal(self, scheme: QuantScheme) -> str | None:
-        """Refuse everything but quantized weights with full-precision activations."""
+        """Refuse all but quantized weights with full-precision activations, and idle parameters."""
         if scheme.w_bits == FULL_PRECISION_BITS:
             return f"{scheme}: awq quantizes weights; use rtn for activations alone"
         if scheme.a_bits < FULL_PRECISION_BITS:
@@ -106,6 +106,12 @@ class Awq:
                 f"{scheme}: awq quantizes weights only; use smoothquant, quarot or duquant for"
                 " activations"
             )
+        if self.solver == "rtn" and (self.activation_order or self.damping != Awq.damping):
+            return "the solver rtn reads neither damping nor activation_order; use solver gptq"
+        if not self.search_scale and self.search_on != Awq.search_on:
+            return f"search_on {self.search_on} has no scales to search; set search_scale to true"
+        if not (self.search_scale or self.search_clip):
+            return f"awq without its two searches is plain rounding; use the method {self.solver}"
         return unsupported("awq", scheme, operands=True)
 
     def quantize(

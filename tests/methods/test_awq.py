@@ -1,6 +1,7 @@
 """AWQ against the authors' results, and on models of both shapes."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -136,46 +137,6 @@ def test_every_linear_is_quantized_and_the_result_is_nearer_than_rounding(
     assert (ours.logits(IDS) - expected).norm() < (nearest.logits(IDS) - expected).norm()
 
 
-def test_the_error_is_searched_where_it_shows(make_small_llada, make_batches):
-    model = make_small_llada()
-    block, inputs = model.blocks[0], capture_first_block(model, make_batches(count=4))
-    names = {module: name for name, module in block.named_modules()}
-    found = {
-        kind: [
-            names[awq.inspected(block, group, inputs, kind)[0]]
-            for group in model.family.linear_groups
-        ]
-        for kind in awq.SEARCHED_ON
-    }
-    assert found["module"] == ["self_attn", "self_attn.o_proj", "mlp", "mlp.down_proj"]
-    assert found["block"] == ["", "self_attn.o_proj", "", "mlp.down_proj"]
-
-
-def test_the_studys_search_calls_the_whole_block_with_what_the_linears_read(
-    make_small_dream, make_batches
-):
-    model = make_small_dream()
-    block, inputs = model.blocks[0], capture_first_block(model, make_batches(count=4))
-    group = model.family.linear_groups[2]
-    _, read = awq.inspected(block, group, inputs, "block")
-    hidden = inputs.hidden[0]
-    attended = hidden + block.self_attn(block.input_layernorm(hidden), **inputs.keywords[0])[0]
-    assert torch.equal(read.calls[0].hidden, block.post_attention_layernorm(attended))
-    assert read.calls[0].keywords.keys() == inputs.keywords[0].keys()
-
-
-def test_searching_on_the_block_gives_other_scales_of_the_same_function(
-    make_small_llada, make_batches
-):
-    weights = []
-    for search_on in awq.SEARCHED_ON:
-        model = make_small_llada()
-        options = {"search_on": search_on, "search_clip": False}
-        quantize(model, method="awq", scheme="w2a16-g16", calibration=make_batches(), **options)
-        weights.append(model.blocks[0].input_layernorm.weight)
-    assert not torch.equal(*weights)
-
-
 def test_under_grouped_queries_the_output_projection_is_not_scaled(make_small_dream, make_batches):
     plain, model = make_small_dream(layers=1), make_small_dream(layers=1)
     quantize(
@@ -210,6 +171,57 @@ def test_padding_has_no_say(make_small_llada, make_batches):
         assert torch.equal(part.weight, second.linears()[name].weight)
 
 
+@pytest.mark.parametrize("solver", ["rtn", "gptq"])
+def test_a_token_that_counts_twice_is_a_token_seen_twice(solver, make_small_llada, make_batches):
+    first, second = make_small_llada(layers=1), make_small_llada(layers=1)
+    (batch,) = make_batches(count=6, batch_size=6)
+    weights = torch.ones_like(batch.input_ids, dtype=torch.float32)
+    weights[:2] = 2
+    weights[2] = 0
+    rows = torch.tensor([0, 0, 1, 1, 3, 4, 5])
+    twice = replace(batch, input_ids=batch.input_ids[rows], masked=batch.masked[rows])
+    for model, given_batch in ((first, replace(batch, weights=weights)), (second, twice)):
+        method = build("awq", {**FAST, "solver": solver, "clip_tokens": 1000})
+        method.quantize(model, QuantScheme.parse("w3a16-g16"), [given_batch])
+    for name, part in first.linears().items():
+        step = part.grid.scales.max()
+        changed = (part.weight - second.linears()[name].weight).abs() > step / 2
+        assert changed.double().mean() <= 0.005
+    plain = make_small_llada(layers=1)
+    quantize(plain, method="awq", scheme="w3a16-g16", calibration=[batch], solver=solver, **FAST)
+    assert any(
+        not torch.equal(part.weight, plain.linears()[name].weight)
+        for name, part in first.linears().items()
+    )
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_how_the_text_is_cut_moves_next_to_no_code(family, request, make_batches):
+    models = [request.getfixturevalue(family)() for _ in range(3)]
+    for model, size in zip(models, (4, 4, 7), strict=True):
+        batches = make_batches(16, size, padding=5)
+        quantize(model, method="awq", scheme="w4a16-g8", calibration=batches, **FAST)
+    for name, part in models[0].linears().items():
+        again, other = (model.linears()[name] for model in models[1:])
+        assert torch.equal(part.weight, again.weight)
+        step = part.grid.scales.repeat_interleave(8, 1)
+        assert ((part.weight - other.weight).abs() > step / 2).double().mean() <= 0.005
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_gives_finite_weights_on_a_symmetric_grid(
+    dtype, make_small_dream, make_batches
+):
+    model = make_small_dream(dtype=dtype)
+    quantize(model, method="awq", scheme="w4a16-g8-sym", calibration=make_batches(), **FAST)
+    for row, part in zip(model.quantization_report.modules, model.linears().values(), strict=True):
+        assert row.symmetric
+        assert row.bits == part.weight.numel() * (4 + 16 / 8)  # no zero points
+        assert (part.grid.zeros == 8).all()
+        assert part.grid.lowest == 0
+        assert torch.isfinite(part.weight).all()
+
+
 @pytest.mark.parametrize(
     ("scheme", "reason"),
     [
@@ -222,6 +234,22 @@ def test_padding_has_no_say(make_small_llada, make_batches):
 def test_schemes_it_cannot_do_are_refused(scheme, reason):
     assert reason in build("awq").refusal(QuantScheme.parse(scheme))
     assert build("awq").refusal(QuantScheme.parse("w3a16-g128-sym")) is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"damping": 0.1}, "solver gptq"),
+        ({"activation_order": True}, "solver gptq"),
+        ({"search_scale": False, "search_on": "block"}, "search_scale to true"),
+        ({"search_scale": False, "search_clip": False}, "use the method rtn"),
+    ],
+)
+def test_parameters_that_nothing_reads_are_refused_when_planning(parameters, reason):
+    scheme = QuantScheme.parse("w4a16")
+    assert reason in build("awq", parameters).refusal(scheme)
+    read = {"solver": "gptq", "damping": 0.1, "activation_order": True, "search_clip": False}
+    assert build("awq", read).refusal(scheme) is None
 
 
 def test_parameters_out_of_range_and_groups_that_do_not_fit_are_named(small_llada, make_batches):
