@@ -4,7 +4,8 @@ Weights only. For the linears that share an input, per-channel scales are search
 output of the smallest module around them (the attention, the feed-forward network, or the linear
 itself) change least under rounding; they are divided out of whatever gives the input. Then each
 group's range is clipped where that lowers its error. All searches see full-precision weights in
-all blocks before. What is scaled and clipped is rounded to nearest, or by GPTQ.
+all blocks before. What is scaled and clipped is rounded to nearest; or what is scaled is rounded by
+GPTQ, to grids that span the clipped ranges, so that it compensates for the clipping, too.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.errors import QuantizationError
 from dllm_sweep.methods import gptq, rtn
 from dllm_sweep.methods.base import ALONE, BlockRecord, QuantizationReport, Workspace
-from dllm_sweep.methods.layerwise import LayerQuantizer, Solver, require_text
+from dllm_sweep.methods.layerwise import LayerQuantizer, require_text
 from dllm_sweep.methods.parameters import Patterns, require
 from dllm_sweep.methods.rounding import SOLVERS
 from dllm_sweep.models.base import DiffusionModel, LinearGroup
@@ -83,7 +84,7 @@ class Awq:
     max_shrink: float = 0.5
     clip_tokens: int = 512
     damping: float = 0.01
-    activation_order: bool = False
+    activation_order: bool = True
     modules: Patterns = ("*",)
     skip_modules: Patterns = ()
 
@@ -106,7 +107,7 @@ class Awq:
                 f"{scheme}: awq quantizes weights only; use smoothquant, quarot or duquant for"
                 " activations"
             )
-        if self.solver == "rtn" and (self.activation_order or self.damping != Awq.damping):
+        if self.solver == "rtn" and not (self.activation_order and self.damping == Awq.damping):
             return "the solver rtn reads neither damping nor activation_order; use solver gptq"
         if not self.search_scale and self.search_on != Awq.search_on:
             return f"search_on {self.search_on} has no scales to search; set search_scale to true"
@@ -140,17 +141,11 @@ class Awq:
         }
         search = _Search(self, model, frozenset(chosen), grid)
         activation = ActivationQuantization()
-        layers = LayerQuantizer(model, scheme, self._solver(grid), activation, symmetric)
+        layers = LayerQuantizer(model, scheme, rtn.solver(**grid), activation, symmetric)
         with evaluating(model.host), exact_products(), torch.no_grad():
             records = _Walk(search, layers).run(calibration, workspace)
         report = QuantizationReport.of(records, chosen)
         return replace(report, modules=(*report.modules, *operands))
-
-    def _solver(self, grid: Mapping[str, Any]) -> Solver:
-        if self.solver == "rtn":
-            return rtn.solver(**grid)
-        order = self.activation_order
-        return gptq.solver(**grid, damping=self.damping, activation_order=order)
 
 
 PLUGIN = Awq
@@ -196,11 +191,21 @@ class _Walk:
         model = self.search.model
         block, prefix, records = model.blocks[index], f"{model.block_name(index)}.", []
         for group, sample in self.search.scale(index, full).items():
-            hessians = {} if rounded is None else collect_hessians(block, group[:1], rounded)
             names = [prefix + name for name in group]
             weight = torch.cat([self.search.clipped(name, sample) for name in names])
-            records.append(self.layers.quantize(names, hessians.pop(group[0], None), weight))
+            if rounded is None:
+                records.append(self.layers.quantize(names, weight=weight))
+            else:
+                (hessian,) = collect_hessians(block, group[:1], rounded).values()
+                records.append(self._compensating(weight).quantize(names, hessian))
         return BlockRecord.joined(records)
+
+    def _compensating(self, clipped: Tensor) -> LayerQuantizer:
+        method = self.search.method
+        options = {"damping": method.damping, "activation_order": method.activation_order}
+        return replace(
+            self.layers, solve=gptq.solver(**self.search.grid, **options, fitted_to=clipped)
+        )
 
 
 def _copy(inputs: BlockInputs) -> BlockInputs:

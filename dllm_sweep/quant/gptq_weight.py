@@ -76,6 +76,7 @@ def quantize_weight(
     static_groups: bool = True,
     mse_clip: bool = False,
     clip_ratio: float = 1.0,
+    fitted_to: Tensor | None = None,
 ) -> GptqResult:
     """Round a weight with GPTQ; neither argument is changed.
 
@@ -99,6 +100,8 @@ def quantize_weight(
             to the weight as of the last block update.
         mse_clip: Search each grid's range for the least error of norm 2.4.
         clip_ratio: Share of each range that its grid spans, in (0, 1].
+        fitted_to: (m, n), a weight with other ranges that the grids are fitted to beforehand; None
+            is `weight` itself.
 
     Raises:
         QuantizationError: If the group size does not divide n, or the Hessian is not finite or
@@ -115,9 +118,11 @@ def quantize_weight(
     grids = _Grids(columns, size, bits, family, mse_clip=mse_clip, clip_ratio=clip_ratio)
     if static_groups or group_size is None:
         # The grid of a whole row is fitted to the weight as it came, dead inputs included.
-        grids.fit_all(original if group_size is None else columns)
+        if fitted_to is None:
+            fitted_to = original if group_size is None else columns
+        grids.fit_all(fitted_to.float())
         grids.group_of_step = order // size
-    del original
+    del original, fitted_to
     factor, used = inverse_factor(hessian, dead, order, damping)
     rounded = _sweep(columns.T[order].contiguous(), factor, grids, block_size)
     back = torch.argsort(order)

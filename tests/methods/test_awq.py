@@ -240,7 +240,7 @@ def test_schemes_it_cannot_do_are_refused(scheme, reason):
     ("parameters", "reason"),
     [
         ({"damping": 0.1}, "solver gptq"),
-        ({"activation_order": True}, "solver gptq"),
+        ({"activation_order": False}, "solver gptq"),
         ({"search_scale": False, "search_on": "block"}, "search_scale to true"),
         ({"search_scale": False, "search_clip": False}, "use the method rtn"),
     ],
@@ -248,7 +248,7 @@ def test_schemes_it_cannot_do_are_refused(scheme, reason):
 def test_parameters_that_nothing_reads_are_refused_when_planning(parameters, reason):
     scheme = QuantScheme.parse("w4a16")
     assert reason in build("awq", parameters).refusal(scheme)
-    read = {"solver": "gptq", "damping": 0.1, "activation_order": True, "search_clip": False}
+    read = {"solver": "gptq", "damping": 0.1, "activation_order": False, "search_clip": False}
     assert build("awq", read).refusal(scheme) is None
 
 

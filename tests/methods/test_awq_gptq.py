@@ -5,10 +5,10 @@ import torch
 
 from dllm_sweep.methods import awq, build, quantize
 from dllm_sweep.methods.base import Workspace
-from dllm_sweep.methods.layerwise import collect_hessians
 from dllm_sweep.quant.affine import GridFamily
 from dllm_sweep.quant.capture import capture_first_block
 from dllm_sweep.quant.changes import collect, put
+from dllm_sweep.quant.hessian import collect_hessians
 from dllm_sweep.spec import QuantScheme
 
 FAMILIES = ("make_small_llada", "make_small_dream")
@@ -51,22 +51,24 @@ def same_weights(first, second):
 
 
 @pytest.mark.parametrize("group", range(4))
-def test_on_what_is_scaled_and_clipped_gptq_never_loses_to_rounding(group, make, make_batches):
+def test_to_the_same_clipped_ranges_gptq_never_loses_to_rounding(group, make, make_batches):
     batches, names = make_batches(), make().family.linear_groups[group].linears
     chosen = [f"*layers.0.{name}" for name in names]
-    scaled, (rounded, solved) = make(), (make(), make())
+    scaled, rounded, solved = make(), make(), make()
     for model, solver in ((rounded, "rtn"), (solved, "gptq")):
         build("awq", {**FAST, "solver": solver, "modules": chosen}).quantize(model, SCHEME, batches)
     full_names = frozenset(f"model.layers.0.{name}" for name in names)
     grid = {"bits": 3, "group_size": 8, "family": GridFamily.ASYMMETRIC}
-    search = awq._Search(build("awq", FAST), scaled, full_names, grid)
     inputs = capture_first_block(scaled, batches)
-    samples = search.scale(0, inputs)
+    awq._Search(build("awq", FAST), scaled, full_names, grid).scale(0, inputs)
     hessian = collect_hessians(scaled.blocks[0], names[:1], inputs)[names[0]]
     for name in names:
-        target = search.clipped(f"model.layers.0.{name}", samples[names])
-        plain, ours = (one.blocks[0].get_submodule(name).weight for one in (rounded, solved))
-        assert hessian.error(target, ours) < hessian.error(target, plain)
+        target, plain, ours = (
+            one.blocks[0].get_submodule(name) for one in (scaled, rounded, solved)
+        )
+        assert torch.equal(plain.grid.scales, ours.grid.scales)
+        errors = [hessian.error(target.weight, one.weight) for one in (plain, ours)]
+        assert errors[1] < errors[0]
 
 
 @pytest.mark.parametrize("solver", ["rtn", "gptq"])
