@@ -138,7 +138,10 @@ class Metric:
 
 @dataclass(frozen=True, kw_only=True)
 class ModuleRow:
-    """One linear layer as it was really quantized."""
+    """One linear layer as it was really quantized, or one kind of operand of an attention.
+
+    An operand (`...self_attn.keys`) is rounded to `a_bits` and has no weights.
+    """
 
     module: str
     w_bits: int

@@ -62,7 +62,7 @@ class Quarot(Rounding):
             [0, 1]; null does not smooth.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     symmetric: ClassVar[bool] = True
     rotates_operands: ClassVar[bool] = True
 
