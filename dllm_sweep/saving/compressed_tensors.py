@@ -9,7 +9,7 @@ class, so that no adapter of ours is needed to read the folder.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,13 +56,16 @@ def refusal(model: DiffusionModel) -> str | None:
     """Say why the layout cannot hold a quantized model; None if it can."""
     if attention.operand_settings(model):
         return "it has no place for rounded queries, keys or values"
-    changed = weights.changed_linears(model)
-    if not any(
-        isinstance(part, QuantLinear) and part.grid is not None for part in changed.values()
-    ):
+    found = ((name, _linear_refusal(part)) for name, part in weights.changed_linears(model).items())
+    reason = next((f"{name} {reason}" for name, reason in found if reason is not None), None)
+    if reason is not None:
+        return reason
+    packed = _packed_linears(model)
+    if not packed:
         return "it holds rounded weights, and here are none"
-    found = ((name, _linear_refusal(part)) for name, part in changed.items())
-    return next((f"{name} {reason}" for name, reason in found if reason is not None), None)
+    if len({part.grid.bits for part in packed.values()}) > 1 or _group_size(packed) is None:
+        return "transformers reads one bit-width and one group size for all linears"
+    return None
 
 
 def _linear_refusal(part: weights.TransformedLinear) -> str | None:
@@ -72,11 +75,32 @@ def _linear_refusal(part: weights.TransformedLinear) -> str | None:
         return None
     if part.activation.bits < FULL_PRECISION_BITS:
         return "rounds its input, and this export is for weights alone"
-    if part.grid is None:
+    grid = part.grid
+    if grid is None:
         return None
-    if part.grid.group_of_input is not None:
+    if grid.group_of_input is not None:
         return "has groups of inputs that are no neighbours (set static_groups of gptq to true)"
+    if bool((grid.zeros < grid.lowest).any()) or bool((grid.zeros > grid.highest).any()):
+        return "has a grid on which zero is no code, which the layout cannot say"
     return None
+
+
+def _packed_linears(model: DiffusionModel) -> dict[str, Any]:
+    """Give the linears whose weights are stored as integers."""
+    changed = weights.changed_linears(model).items()
+    return {name: part for name, part in changed if isinstance(part, QuantLinear) and part.grid}
+
+
+def _group_size(packed: Mapping[str, Any]) -> int | None:
+    """Give how many inputs share a scale in all linears, 0 for all of them; None if that differs.
+
+    A single group can be as long as those of the other linears, or stand for all inputs.
+    """
+    whole = [part.grid.scales.shape[1] == 1 for part in packed.values()]
+    if all(whole):
+        return 0
+    sizes = {part.in_features // part.grid.scales.shape[1] for part in packed.values()}
+    return sizes.pop() if len(sizes) == 1 else None
 
 
 def write(model: DiffusionModel, folder: Path) -> float:
@@ -89,49 +113,42 @@ def write(model: DiffusionModel, folder: Path) -> float:
     Returns:
         Stored bits of a packed weight, its scales and zeros included.
     """
-    tensors, schemes = weights.plain_tensors(model), {}
-    packed_bytes = packed_weights = 0
+    packed = _packed_linears(model)
+    symmetric = all(_is_symmetric(part.grid) for part in packed.values())
+    tensors, packed_bytes = weights.plain_tensors(model), 0
     for name, part in weights.changed_linears(model).items():
         tensors |= {} if part.bias is None else {f"{name}.bias": part.bias}
-        grid = part.grid if isinstance(part, QuantLinear) else None
-        if grid is None:
+        if name not in packed:
             tensors[f"{name}.weight"] = part.weight
             continue
-        stored, schemes[name] = _packed(part.weight, grid)
+        stored = _packed(part.weight, packed[name].grid, symmetric=symmetric)
         tensors |= {f"{name}.{key}": tensor for key, tensor in stored.items()}
         packed_bytes += sum(tensor.nbytes for tensor in stored.values())
-        packed_weights += part.weight.numel()
     ready = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(ready, folder / _FILE, metadata={"format": "pt"})
-    _write_config(model, folder, schemes)
-    return 8 * packed_bytes / packed_weights
+    text = json.dumps(_config(model, packed, symmetric=symmetric), indent=2, ensure_ascii=False)
+    (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
+    return 8 * packed_bytes / sum(part.weight.numel() for part in packed.values())
 
 
-def _packed(weight: Tensor, grid: WeightGrid) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Give a weight's tensors by their names in the layout, and what its numbers mean."""
+def _is_symmetric(grid: WeightGrid) -> bool:
+    """Whether the middle code stands for zero everywhere."""
+    return bool((grid.zeros == grid.lowest + 2 ** (grid.bits - 1)).all())
+
+
+def _packed(weight: Tensor, grid: WeightGrid, *, symmetric: bool) -> dict[str, Tensor]:
+    """Give a weight's tensors by their names in the layout."""
     outputs, inputs = weight.shape
-    middle = 2 ** (grid.bits - 1)
-    shift = grid.lowest + middle
-    scales = grid.scales.expand(outputs, -1)
-    zeros = (grid.zeros - shift).expand(outputs, -1)
-    symmetric = not bool(zeros.any())
+    shift = grid.lowest + 2 ** (grid.bits - 1)
     tensors = {
         "weight_packed": _words(codes_of(weight, grid) - shift, grid.bits),
-        "weight_scale": scales,
+        "weight_scale": grid.scales.expand(outputs, -1),
         "weight_shape": torch.tensor([outputs, inputs]),
     }
     if not symmetric:
+        zeros = (grid.zeros - shift).expand(outputs, -1)
         tensors["weight_zero_point"] = _words(zeros.T, grid.bits).T
-    groups = scales.shape[1]
-    meaning = {
-        "num_bits": grid.bits,
-        "type": "int",
-        "symmetric": symmetric,
-        "strategy": "channel" if groups == 1 else "group",
-        "group_size": None if groups == 1 else inputs // groups,
-        "dynamic": False,
-    }
-    return tensors, meaning
+    return tensors
 
 
 def _words(numbers: Tensor, bits: int) -> Tensor:
@@ -144,43 +161,32 @@ def _words(numbers: Tensor, bits: int) -> Tensor:
     return stream.view(torch.int32).view(rows, -1)[:, : -(-columns * bits // _WORD_BITS)]
 
 
-def _write_config(
-    model: DiffusionModel,
-    folder: Path,
-    schemes: Mapping[str, Mapping[str, Any]],
-) -> None:
-    host = model.host.config.to_dict()
-    host |= {"architectures": [type(model.host).__name__], "is_causal": False}
-    host["mask_token_id"] = model.special.mask_id
-    host["dtype"] = str(model.dtype).removeprefix("torch.")
-    host["quantization_config"] = {
+def _config(model: DiffusionModel, packed: Mapping[str, Any], *, symmetric: bool) -> dict[str, Any]:
+    """Give what config.json says: the host class, and what the integers mean."""
+    size = _group_size(packed)
+    meaning = {
+        "num_bits": next(iter(packed.values())).grid.bits,
+        "type": "int",
+        "symmetric": symmetric,
+        "strategy": "group" if size else "channel",
+        "group_size": size or None,
+        "dynamic": False,
+    }
+    group = {"targets": ["Linear"], "weights": meaning}
+    quantization = {
         "quant_method": LAYOUT,
         "format": "pack-quantized",
         "quantization_status": "compressed",
         # transformers 5 unpacks at once: only so asymmetric grids are read, and in the model's
         # type nothing but the weight is rounded, as in the simulation.
         "dequantize": True,
-        "config_groups": dict(_config_groups(schemes)),
-        "ignore": [name for name in (*model.linears(), "lm_head") if name not in schemes],
+        "config_groups": {"group_0": group},
+        "ignore": [name for name in (*model.linears(), "lm_head") if name not in packed],
     }
-    text = json.dumps(host, indent=2, ensure_ascii=False)
-    (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
-
-
-def _config_groups(
-    schemes: Mapping[str, Mapping[str, Any]],
-) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Give one group for all linears whose numbers mean the same."""
-    for number, scheme in enumerate({json.dumps(one): one for one in schemes.values()}.values()):
-        targets = [name for name, one in schemes.items() if one == scheme]
-        alone = len(targets) == len(schemes)
-        yield f"group_{number}", _group(["Linear"] if alone else targets, scheme)
-
-
-def _group(targets: Sequence[str], weights_as: Mapping[str, Any]) -> dict[str, Any]:
-    return {
-        "targets": list(targets),
-        "weights": dict(weights_as),
-        "input_activations": None,
-        "output_activations": None,
+    return model.host.config.to_dict() | {
+        "architectures": [type(model.host).__name__],
+        "is_causal": False,
+        "mask_token_id": model.special.mask_id,
+        "dtype": str(model.dtype).removeprefix("torch."),
+        "quantization_config": quantization,
     }

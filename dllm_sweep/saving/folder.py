@@ -121,6 +121,7 @@ def _whole(target: Path) -> Iterator[Path]:
 
 def _write_own(model: DiffusionModel, source: Path, folder: Path) -> float | None:
     config = completed(model.name, read_config(source))
+    config.pop("auto_map", None)  # the checkpoint's own code does not come along
     (folder / "config.json").write_text(f"{json.dumps(config, indent=2)}\n", encoding="utf-8")
     file = folder / WEIGHTS
     linears, packed_bytes = weights.write(model, file)
