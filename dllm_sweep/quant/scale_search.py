@@ -20,7 +20,7 @@ from dllm_sweep.errors import QuantizationError
 from dllm_sweep.quant.affine import GridFamily, fake_quantize, fit_grid, grouped
 
 _LEAST_SCALE = 1e-4
-_ROWS_AT_ONCE = 256
+_PRODUCTS_AT_ONCE = 2**26
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -138,7 +138,8 @@ def search_clip(
     x = inputs.float().reshape(len(inputs), rows.shape[1], -1).permute(1, 2, 0)
     candidates = [1 - i / steps for i in range(int(max_shrink * steps))] or [1.0]
     found = []
-    for part in rows.split(_ROWS_AT_ONCE):
+    at_once = max(1, _PRODUCTS_AT_ONCE // (x.shape[0] * x.shape[2]))
+    for part in rows.split(at_once):
         whole = part.abs().amax(-1, keepdim=True)
         best, least = whole, torch.full_like(whole, torch.inf)
         for share in candidates:
