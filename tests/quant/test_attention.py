@@ -16,6 +16,7 @@ from dllm_sweep.quant.attention import (
     rounded,
 )
 from dllm_sweep.spec import QuantScheme
+from tests.methods.test_rotated_shapes import made
 
 IDS = torch.randint(2, 60, (2, 32), generator=torch.Generator().manual_seed(3))
 FAMILIES = ("make_small_llada", "make_small_dream")
@@ -161,6 +162,23 @@ def test_a_grid_for_each_token_spans_all_its_heads():
     expected = fake_quantize_tokens(together, bits=4, symmetric=False)
     assert torch.equal(token.transpose(1, 2).reshape(2, 8, 64), expected)
     assert (head - keys)[:, 0].norm() < 0.2 * (token - keys)[:, 0].norm()
+
+
+def test_grouped_keys_and_values_are_rounded_as_if_each_query_head_had_its_own():
+    shape = {"heads": 12, "head": 8, "ffn": 48}
+    grouped, single = made(grouped=4, **shape), made(**shape)
+    single.host.load_state_dict(
+        {
+            name: tensor
+            if not name.endswith(("k_proj.weight", "v_proj.weight", "k_proj.bias", "v_proj.bias"))
+            else tensor.unflatten(0, (3, 8)).repeat_interleave(4, 0).flatten(0, 1)
+            for name, tensor in grouped.host.state_dict().items()
+        }
+    )
+    assert distance(grouped, single) <= 1e-5
+    for model in (grouped, single):
+        everywhere(model, query_bits=4, key_bits=3, value_bits=4, rotate=True)
+    assert distance(grouped, single) <= 0.1 * distance(grouped, made(grouped=4, **shape))
 
 
 @settings(max_examples=30, deadline=None)
