@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.errors import QuantizationError
@@ -30,17 +30,11 @@ from dllm_sweep.models.base import DiffusionModel, LinearGroup
 from dllm_sweep.quant.affine import weight_family
 from dllm_sweep.quant.apply import select, unsupported
 from dllm_sweep.quant.attention import round_operands
-from dllm_sweep.quant.capture import (
-    BlockInputs,
-    Call,
-    capture_first_block,
-    evaluating,
-    record_calls,
-)
+from dllm_sweep.quant.capture import BlockInputs, capture_first_block, evaluating
 from dllm_sweep.quant.fuse import divide_outputs, multiply_inputs, takes_output_scales
 from dllm_sweep.quant.hessian import collect_hessians, exact_products
 from dllm_sweep.quant.linear import ActivationQuantization
-from dllm_sweep.quant.output_error import OutputError, RecordedInputs
+from dllm_sweep.quant.output_error import inspect
 from dllm_sweep.quant.scale_search import clip, round_scaled, search_clip, search_scales
 from dllm_sweep.quant.visiting import visiting
 from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
@@ -250,17 +244,17 @@ class _Search:
         self, index: int, group: LinearGroup, names: Sequence[str], inputs: BlockInputs
     ) -> Tensor:
         block = self.model.blocks[index]
-        around, read = inspected(block, group, inputs, self.method.search_on)
-        magnitude, sample = read.mean_magnitude(), read.sample(self.method.clip_tokens)
+        count, search_on = self.method.clip_tokens, self.method.search_on
+        seen = inspect(block, group, inputs, search_on=search_on, sample=count)
+        magnitude, sample = seen.summary.mean_magnitude(), seen.summary.sample()
         source = block.get_submodule(group.source)
-        if not (self.method.search_scale and takes_output_scales(source, read.channels)):
+        if not (self.method.search_scale and takes_output_scales(source, len(magnitude))):
             return sample
-        error = OutputError(around, read)
         linears = [block.get_submodule(name) for name in names]
 
         def loss(scales: Tensor) -> float:
             rounded = [round_scaled(linear.weight, scales, **self.grid) for linear in linears]
-            return error.with_weights(linears, rounded)
+            return seen.error.with_weights(linears, rounded)
 
         scales = search_scales(magnitude, loss, grid_points=self.method.grid_points).scales
         divide_outputs(source, scales)
@@ -274,22 +268,3 @@ def _naming(linear: str) -> Iterator[None]:
         yield
     except QuantizationError as error:
         raise QuantizationError(f"{linear}: {error}") from error
-
-
-def inspected(
-    block: nn.Module, group: LinearGroup, inputs: BlockInputs, search_on: str
-) -> tuple[nn.Module, RecordedInputs]:
-    """Find the module that shows the error of a group's linears, and what it is called with.
-
-    That is the smallest module around all of them: the parent of linears behind a norm, and
-    otherwise the linear itself. With `search_on` = `block` it is the whole block in place of the
-    parent, and it is called with what the linears read: normalized twice, but so is the study.
-    """
-    behind_norm = block.get_submodule(group.source).weight.ndim == 1
-    name = group.linears[0].rpartition(".")[0] if behind_norm else group.linears[0]
-    calls = record_calls(block, name, inputs)
-    around = block.get_submodule(name)
-    if behind_norm and search_on == "block":
-        pairs = zip(calls, inputs.keywords, strict=True)
-        around, calls = block, [Call(hidden=call.hidden, keywords=k) for call, k in pairs]
-    return around, RecordedInputs(calls=calls, weights=inputs.weights)

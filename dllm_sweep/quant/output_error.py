@@ -85,8 +85,8 @@ def inspect(
 
 
 def _alone(block: nn.Module, name: str, inputs: BlockInputs, summary: TokenSummary) -> LinearError:
-    width = block.get_submodule(name).weight.shape[1]
-    hessian = Hessian(total=torch.zeros(width, width, device=inputs.hidden[0].device))
+    weight = block.get_submodule(name).weight
+    hessian = Hessian(total=torch.zeros(weight.shape[1], weight.shape[1], device=weight.device))
 
     def see(_: str, x: Tensor, batch: int) -> None:
         weights = inputs.weights[batch]

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from dllm_sweep.methods import awq, build, quantize
 from dllm_sweep.quant.affine import GridFamily
 from dllm_sweep.quant.capture import capture_first_block
+from dllm_sweep.quant.output_error import inspect
 from dllm_sweep.quant.scale_search import clip, round_scaled, search_clip, search_scales
 from tests.methods import plain_awq
 
@@ -155,19 +156,16 @@ def _from_a_plain_forward(model, name, linears, batches):
     return plain_awq.search_scales(weights, magnitude, loss, bits=3, group_size=8)
 
 
-def test_the_error_is_searched_where_it_shows(make_small_llada, make_batches):
+@pytest.mark.parametrize(("search_on", "around"), [("module", "{parent}"), ("block", "")])
+def test_the_error_of_linears_behind_a_norm_is_searched_where_it_shows(
+    search_on, around, make_small_llada, make_batches
+):
     model = make_small_llada()
     block, inputs = model.blocks[0], capture_first_block(model, make_batches(count=4))
     names = {module: name for name, module in block.named_modules()}
-    found = {
-        kind: [
-            names[awq.inspected(block, group, inputs, kind)[0]]
-            for group in model.family.linear_groups
-        ]
-        for kind in awq.SEARCHED_ON
-    }
-    assert found["module"] == ["self_attn", "self_attn.o_proj", "mlp", "mlp.down_proj"]
-    assert found["block"] == ["", "self_attn.o_proj", "", "mlp.down_proj"]
+    for group, parent in zip(model.family.linear_groups[::2], ("self_attn", "mlp"), strict=True):
+        seen = inspect(block, group, inputs, search_on=search_on, sample=8)
+        assert names[seen.error.module] == around.format(parent=parent)
 
 
 def test_the_studys_search_calls_the_whole_block_with_what_the_linears_read(
@@ -176,18 +174,18 @@ def test_the_studys_search_calls_the_whole_block_with_what_the_linears_read(
     model = make_small_dream()
     block, inputs = model.blocks[0], capture_first_block(model, make_batches(count=4))
     group = model.family.linear_groups[2]
-    _, read = awq.inspected(block, group, inputs, "block")
+    (call,) = inspect(block, group, inputs, search_on="block", sample=8).error.calls
     hidden = inputs.hidden[0]
     attended = hidden + block.self_attn(block.input_layernorm(hidden), **inputs.keywords[0])[0]
-    assert torch.equal(read.calls[0].hidden, block.post_attention_layernorm(attended))
-    assert read.calls[0].keywords.keys() == inputs.keywords[0].keys()
+    assert torch.equal(call.hidden, block.post_attention_layernorm(attended))
+    assert call.keywords.keys() == inputs.keywords[0].keys()
 
 
 def test_searching_on_the_block_gives_other_scales_of_the_same_function(
     make_small_llada, make_batches
 ):
     weights = []
-    for search_on in awq.SEARCHED_ON:
+    for search_on in ("module", "block"):
         model = make_small_llada()
         options = {"search_on": search_on, "search_clip": False}
         quantize(model, method="awq", scheme="w2a16-g16", calibration=make_batches(), **options)

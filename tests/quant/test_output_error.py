@@ -4,16 +4,39 @@ import pytest
 import torch
 
 from dllm_sweep.errors import QuantizationError
-from dllm_sweep.quant.capture import Call, capture_first_block, record_calls
-from dllm_sweep.quant.output_error import OutputError, RecordedInputs
+from dllm_sweep.quant.capture import BlockInputs, Call, capture_first_block
+from dllm_sweep.quant.hessian import Hessian
+from dllm_sweep.quant.output_error import LinearError, ModuleError, TokenSummary, inspect
 from dllm_sweep.quant.scale_search import search_scales
 
 
-def recorded(x, weights=None, cut=1):
+def batches(x, weights=None, cut=1):
     """(B, L, n) in batches of `cut` sequences; weights (B, L)."""
-    parts = x.split(cut)
+    parts = list(x.split(cut))
     each = [None] * len(parts) if weights is None else list(weights.split(cut))
-    return RecordedInputs(calls=[Call(hidden=p, keywords={}) for p in parts], weights=each)
+    return BlockInputs(hidden=parts, keywords=[{} for _ in parts], weights=each)
+
+
+def summary(x, weights=None, cut=1, count=1000):
+    inputs = batches(x, weights, cut)
+    found = TokenSummary.of_some(inputs, count)
+    for hidden, each in zip(inputs.hidden, inputs.weights, strict=True):
+        found.add(hidden, each)
+    return found
+
+
+def module_error(linear, x, weights=None, cut=1):
+    inputs = batches(x, weights, cut)
+    calls = [Call(hidden=hidden, keywords={}) for hidden in inputs.hidden]
+    return ModuleError(module=linear, calls=calls, weights=inputs.weights)
+
+
+def linear_error(linear, x, weights=None, cut=1):
+    kept = torch.ones(x.shape[:2]) if weights is None else weights
+    return LinearError(Hessian.over(x[kept > 0], kept[kept > 0]))
+
+
+ERRORS = (module_error, linear_error)
 
 
 @pytest.fixture
@@ -25,38 +48,40 @@ def layer():
     return linear, changed, torch.randn(8, 7, 6, generator=generator)
 
 
-def test_the_error_is_the_mean_square_over_tokens_and_outputs(layer):
+@pytest.mark.parametrize("kind", ERRORS)
+def test_the_error_is_the_mean_square_over_tokens_and_outputs(kind, layer):
     linear, changed, x = layer
-    error = OutputError(linear, recorded(x)).with_weights([linear], [changed])
+    error = kind(linear, x)
     expected = (x @ (changed - linear.weight).T).double().square().mean()
-    assert error == pytest.approx(expected.item(), rel=1e-5)
-    assert OutputError(linear, recorded(x)).with_weights([linear], [linear.weight]) == 0
+    assert error.with_weights([linear], [changed]) == pytest.approx(expected.item(), rel=1e-5)
+    assert error.with_weights([linear], [linear.weight]) == 0
 
 
-def test_a_weight_of_two_is_a_token_seen_twice_and_none_one_never_seen(layer):
+@pytest.mark.parametrize("kind", ERRORS)
+def test_a_weight_of_two_is_a_token_seen_twice_and_none_one_never_seen(kind, layer):
     linear, changed, x = layer
     weights = torch.tensor([0.0, 1.0, 2.0, 1.0, 0.0, 1.0, 2.0]).expand(8, 7)
     twice = x[:, [1, 2, 2, 3, 5, 6, 6]]
-    weighted, plain = recorded(x, weights), recorded(twice)
-    torch.testing.assert_close(weighted.mean_magnitude(), plain.mean_magnitude())
     errors = [
-        OutputError(linear, one).with_weights([linear], [changed]) for one in (weighted, plain)
+        kind(linear, *given).with_weights([linear], [changed]) for given in ((x, weights), (twice,))
     ]
     assert errors[0] == pytest.approx(errors[1], rel=1e-5)
-    square = [one.sample(1000).square().sum(0) for one in (weighted, plain)]
-    torch.testing.assert_close(*square)
+    first, second = summary(x, weights), summary(twice)
+    torch.testing.assert_close(first.mean_magnitude(), second.mean_magnitude())
+    torch.testing.assert_close(first.sample().square().sum(0), second.sample().square().sum(0))
 
 
-def test_what_padding_holds_does_not_matter_not_even_a_nan(layer):
+@pytest.mark.parametrize("kind", ERRORS)
+def test_what_padding_holds_does_not_matter_not_even_a_nan(kind, layer):
     linear, changed, x = layer
     weights = torch.ones(8, 7)
     weights[:, -2:] = 0
     other = x.clone()
     other[:, -2:] = torch.nan
-    first, second = recorded(x, weights), recorded(other, weights)
+    first, second = summary(x, weights, count=16), summary(other, weights, count=16)
     assert torch.equal(first.mean_magnitude(), second.mean_magnitude())
-    assert torch.equal(first.sample(16), second.sample(16))
-    errors = [OutputError(linear, one).with_weights([linear], [changed]) for one in (first, second)]
+    assert torch.equal(first.sample(), second.sample())
+    errors = [kind(linear, one, weights).with_weights([linear], [changed]) for one in (x, other)]
     assert errors[0] == errors[1] > 0
 
 
@@ -64,35 +89,36 @@ def test_what_padding_holds_does_not_matter_not_even_a_nan(layer):
 def test_statistics_and_samples_do_not_depend_on_how_batches_are_cut(weighted, layer):
     _, _, x = layer
     weights = torch.rand(8, 7, generator=torch.Generator().manual_seed(1)).round(decimals=1)
-    cuts = [recorded(x, weights if weighted else None, cut) for cut in (1, 3, 8)]
-    for other in cuts[1:]:
-        assert torch.equal(other.mean_magnitude(), cuts[0].mean_magnitude())
-        assert torch.equal(other.sample(10), cuts[0].sample(10))
+    first, *others = (summary(x, weights if weighted else None, cut, 10) for cut in (1, 3, 8))
+    for other in others:
+        assert torch.equal(other.mean_magnitude(), first.mean_magnitude())
+        assert torch.equal(other.sample(), first.sample())
 
 
 def test_a_sample_is_evenly_spaced():
     tokens = torch.arange(1024.0).reshape(8, 128, 1)
-    assert torch.equal(recorded(tokens).sample(512), tokens.reshape(-1, 1)[::2])
-    assert torch.equal(recorded(tokens[:1, :10]).sample(512), tokens[0, :10])
+    assert torch.equal(summary(tokens, count=512).sample(), tokens.reshape(-1, 1)[::2])
+    assert torch.equal(summary(tokens, cut=3, count=60).sample(), tokens.reshape(-1, 1)[::17])
+    assert torch.equal(summary(tokens[:1, :10], count=512).sample(), tokens[0, :10])
 
 
 def test_weights_are_put_back_even_if_the_module_fails(layer):
     linear, _, x = layer
-    error, original = OutputError(linear, recorded(x)), linear.weight
+    original = linear.weight
     with pytest.raises(RuntimeError):
-        error.with_weights([linear], [torch.zeros(5, 7)])
+        module_error(linear, x).with_weights([linear], [torch.zeros(5, 7)])
     assert linear.weight is original
 
 
 def test_text_without_a_token_that_counts_and_activations_that_overflow_are_named(layer):
     linear, changed, x = layer
     with pytest.raises(QuantizationError, match="no token"):
-        recorded(x, torch.zeros(8, 7)).mean_magnitude()
+        summary(x, torch.zeros(8, 7)).mean_magnitude()
     broken = x.clone()
     broken[0, 0, 0] = torch.inf
     with pytest.raises(QuantizationError, match=r"inputs are not finite.*bfloat16 or float32"):
-        recorded(broken).mean_magnitude()
-    error = OutputError(linear, recorded(broken))
+        summary(broken).mean_magnitude()
+    error = module_error(linear, broken)
     with pytest.raises(QuantizationError, match="no number"):
         search_scales(torch.ones(6), lambda scales: error.with_weights([linear], [changed]))
 
@@ -103,12 +129,18 @@ def test_a_ratio_whose_loss_is_no_number_is_passed_over():
     assert (found.ratio, found.loss, found.rounding_loss) == (0.5, 2.0, 3.0)
 
 
-def test_one_part_of_a_block_is_measured_within_it(make_small_llada, make_batches):
-    block = make_small_llada().blocks[0]
-    inputs = capture_first_block(make_small_llada(), make_batches(padding=6))
-    read = RecordedInputs(calls=record_calls(block, "mlp", inputs), weights=inputs.weights)
-    error = OutputError(block.mlp, read)
-    linears = [block.mlp.gate_proj, block.mlp.up_proj]
-    assert read.channels == 32
-    assert error.with_weights(linears, [one.weight for one in linears]) == 0
-    assert error.with_weights(linears, [one.weight * 1.01 for one in linears]) > 0
+def test_both_ways_to_measure_agree_on_a_linear_within_a_block(make_small_dream, make_batches):
+    model = make_small_dream()
+    block, inputs = model.blocks[0], capture_first_block(model, make_batches(padding=6))
+    group = model.family.linear_groups[3]
+    alone = inspect(block, group, inputs, search_on="module", sample=64)
+    linear, seen = block.mlp.down_proj, []
+    hook = linear.register_forward_pre_hook(lambda _, args: seen.append(args[0]))
+    for hidden, keywords in zip(inputs.hidden, inputs.keywords, strict=True):
+        block(hidden, **keywords)
+    hook.remove()
+    calls = [Call(hidden=x, keywords={}) for x in seen]
+    module = ModuleError(module=linear, calls=calls, weights=inputs.weights)
+    changed = [linear.weight * 1.01]
+    errors = [one.with_weights([linear], changed) for one in (alone.error, module)]
+    assert errors[0] == pytest.approx(errors[1], rel=1e-5)
