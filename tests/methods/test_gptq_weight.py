@@ -182,12 +182,11 @@ def test_a_zero_row_stays_zero():
         assert (result.dequantized[5] == 0).all()
 
 
-def test_the_scale_of_the_hessian_does_not_matter_even_with_dead_inputs():
+def test_the_scale_of_a_hessian_over_all_tokens_does_not_matter_even_with_dead_inputs():
     weight, hessian = layer()
-    matrix = hessian.mean()
-    matrix[3] = matrix[:, 3] = 0
-    mean, total = (gptq.quantize_weight(weight, h, bits=3) for h in (matrix, 1024 * matrix))
-    assert torch.equal(mean.dequantized, total.dequantized)
+    hessian.total[3] = hessian.total[:, 3] = 0
+    once, often = (gptq.quantize_weight(weight, scale * hessian.total, bits=3) for scale in (1, 50))
+    assert torch.isclose(once.dequantized, often.dequantized).double().mean() >= 0.995
 
 
 def test_its_arguments_are_not_changed():
