@@ -63,6 +63,17 @@ def test_the_greedy_rotation_is_orthogonal_and_never_widens_the_range(seed, size
     assert span(x.reshape(-1, size) @ rotation) <= span(x) * (1 + 1e-5)
 
 
+def test_a_rotation_of_256_steps_is_still_orthogonal():
+    rotations = spreading_rotations(128, 4, generator()).repeat(64, 1, 1)
+    x = outlying(tokens=16, channels=256)
+    rotation = greedy_rotation(x, rotations)
+    assert (rotation @ rotation.T - torch.eye(128)).abs().max() <= 1e-5
+    product = torch.eye(128, dtype=torch.float64)
+    for step in rotations:
+        product = product @ step.double()
+    assert (product @ product.T - torch.eye(128)).abs().max() <= 1e-5
+
+
 @settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 10**6), blocks=st.sampled_from([1, 2, 3, 8]))
 def test_the_zigzag_is_a_permutation_that_balances_the_blocks(seed, blocks):
