@@ -51,7 +51,7 @@ class Solution:
 
 
 Solver = Callable[[Tensor, Tensor], Solution]
-"""Called with stacked weights (m, n) and the Hessian X^T X (n, n) of their common input, summed over
+"""Called with stacked weights (m, n) and the Hessian X^T X (n, n) of their common input, a sum over
 all tokens; it is empty (0, 0) for a solver that reads no inputs."""
 Prepare = Callable[[int, BlockInputs], None]
 """Called with a block's index and its inputs, before any of its layers is quantized."""
