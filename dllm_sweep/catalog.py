@@ -264,6 +264,13 @@ def calibration_refusal(spec: CalibrationSpec, facts: ModelFacts) -> str | None:
     return options.refusal(spec, facts.sampler, facts.block_size)
 
 
+def written_tokens(spec: CalibrationSpec) -> int:
+    """Tokens that pass through a model which has to write its calibration sequences first."""
+    from dllm_sweep.calibration import options
+
+    return options.written_tokens(spec)
+
+
 def resolve_task(spec: TaskSpec) -> TaskSpec:
     """Add the digest of the task's files, or of lm-eval for its own tasks."""
     from dllm_sweep.evaluation.tasks import task_digest

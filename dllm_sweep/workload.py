@@ -11,6 +11,7 @@ import re
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
+from dllm_sweep import catalog
 from dllm_sweep.spec import DecodingSpec, TaskSpec, TrialSpec, Unit
 
 PROMPT_TOKENS = 128
@@ -62,7 +63,9 @@ def unit_tokens(trial: TrialSpec, unit: Unit, longest: int | None = None) -> flo
     """
     if unit.kind == "quantize":
         text = trial.calibration
-        return 0 if text is None else SOLVER_PASSES * text.samples * text.length
+        if text is None:
+            return 0
+        return SOLVER_PASSES * text.samples * text.length + catalog.written_tokens(text)
     if unit.kind == "outliers":
         study = trial.protocol.outliers
         if study is None:

@@ -20,6 +20,8 @@ _OF_ALL = ("source", "samples", "length", "masking", "seed", "split", "subset", 
 """Fields that mean something in every mode."""
 OPTIONS = tuple(name for name in _DEFAULTS if name not in _OF_ALL)
 """Fields that only some modes read."""
+STATES = 8
+"""Samples that a run gives where the file does not say which."""
 _USUAL_BLOCK = DecodingSpec.block_length
 _LEAST_STEPS, _LEAST_STEPS_OF_A_BLOCK = 32, 4
 
@@ -121,6 +123,19 @@ def decoding_of(spec: CalibrationSpec, sampler: str, block_size: int | None) -> 
         algorithm=USUAL_ALGORITHM[sampler],
         sampler=sampler,
     )
+
+
+def states_of_a_run(spec: CalibrationSpec) -> int:
+    """How many samples one run of a model gives at most."""
+    return len(spec.mask_ratios) or STATES
+
+
+def written_tokens(spec: CalibrationSpec) -> int:
+    """Tokens that pass through a model which has to write first; 0 if it need not."""
+    if not plugins.load(KIND, spec.masking).reads_model:
+        return 0
+    runs = math.ceil(spec.samples / states_of_a_run(spec))
+    return runs * decoding_of(spec, "blockwise", None).steps * spec.length
 
 
 def clean(spec: CalibrationSpec) -> CalibrationSpec:

@@ -18,7 +18,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from dllm_sweep.calibration.base import WEIGHTS, ProgressCallback
-from dllm_sweep.calibration.options import decoding_of, prompt_tokens, refusal
+from dllm_sweep.calibration.options import (
+    decoding_of,
+    prompt_tokens,
+    refusal,
+    states_of_a_run,
+)
 from dllm_sweep.errors import CalibrationError
 from dllm_sweep.spec import CalibrationSpec
 
@@ -27,9 +32,6 @@ if TYPE_CHECKING:
 
     from dllm_sweep.calibration.batch import CalibrationBatch
     from dllm_sweep.models.base import DiffusionModel
-
-STATES = 8
-"""Samples that a run gives where the file does not say which."""
 
 
 @dataclass(kw_only=True)
@@ -98,11 +100,11 @@ PLUGIN = TrajectoryMasking()
 def wanted(spec: CalibrationSpec) -> list[State]:
     """Say for each sample from which run it comes and how many mask tokens it should have."""
     window, ratios = spec.length - prompt_tokens(spec), spec.mask_ratios
+    each = states_of_a_run(spec)
     if ratios:
-        each = len(ratios)
-        pairs = [(number // each, ratios[number % each]) for number in range(spec.samples)]
+        pairs = [(n // each, ratios[n % each]) for n in range(spec.samples)]
     else:
-        runs = math.ceil(spec.samples / STATES)
+        runs = math.ceil(spec.samples / each)
         pairs = [(n % runs, (n + 1) / spec.samples) for n in range(spec.samples)]
     return [State(run=run, masks=ratio * window) for run, ratio in pairs]
 

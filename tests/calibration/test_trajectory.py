@@ -8,11 +8,12 @@ import torch
 
 from dllm_sweep import load_model
 from dllm_sweep.calibration import load
-from dllm_sweep.calibration.options import decoding_of, refusal
+from dllm_sweep.calibration.options import decoding_of, refusal, written_tokens
 from dllm_sweep.calibration.trajectory import wanted
 from dllm_sweep.decoding import generate
 from dllm_sweep.errors import CalibrationError
-from dllm_sweep.spec import CalibrationSpec
+from dllm_sweep.spec import CalibrationSpec, ModelRef, ProtocolSpec, QuantScheme, TrialSpec, Unit
+from dllm_sweep.workload import unit_tokens
 
 SPEC = CalibrationSpec(samples=16, length=32, masking="trajectory", prompt_share=0.5)
 PROMPT = WINDOW = 16
@@ -115,3 +116,22 @@ def test_the_usual_steps_fit_every_length(length, sampler):
     assert refusal(spec, sampler, None) is None
     decoding = decoding_of(spec, sampler, None)
     assert decoding.steps >= min(32, decoding.gen_length // 2)
+
+
+def test_the_plan_knows_how_much_the_model_will_write():
+    model = load_model("llada-tiny", device="cpu")
+    for spec in (SPEC, replace(SPEC, samples=5, mask_ratios=(0.5, 1.0), steps=4)):
+        before = model.work.tokens
+        load(spec, model, batch_size=4)
+        assert model.work.tokens - before == written_tokens(spec)
+    assert written_tokens(replace(SPEC, masking="uniform")) == 0
+    text = TrialSpec(
+        model=ModelRef(name="llada-tiny"),
+        method="gptq",
+        scheme=QuantScheme(w_bits=4),
+        protocol=ProtocolSpec(tasks=()),
+        calibration=SPEC,
+    )
+    plain = replace(text, calibration=replace(SPEC, masking="none"))
+    quantize = Unit(kind="quantize")
+    assert unit_tokens(text, quantize) - unit_tokens(plain, quantize) == written_tokens(SPEC)
