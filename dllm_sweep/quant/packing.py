@@ -30,17 +30,18 @@ def codes_of(weight: Tensor, grid: WeightGrid) -> Tensor:
     Raises:
         QuantizationError: If the weight is not on this grid.
     """
-    scales, zeros = per_input(grid, weight.shape[1])
-    nearest = torch.round(weight.float() / scales) + zeros
-    codes = nearest.clamp(grid.lowest, grid.highest).to(torch.int16)
-    wrong = weight_of(codes, grid, weight.dtype) != weight
+    view, scales, zeros = _by_group(weight, grid)
+    codes = (torch.round(view.float() / scales) + zeros).clamp_(grid.lowest, grid.highest)
+    wrong = _dequantized(codes, scales, zeros, weight.dtype) != view
     # Just below a power of two the numbers of a type lie closer: there the neighbour may be meant.
     for neighbour in (codes + 1, codes - 1) if bool(wrong.any()) else ():
         tried = neighbour.clamp(grid.lowest, grid.highest)
-        codes = torch.where(wrong & (weight_of(tried, grid, weight.dtype) == weight), tried, codes)
-    if not torch.equal(weight_of(codes, grid, weight.dtype), weight):
+        right = _dequantized(tried, scales, zeros, weight.dtype) == view
+        codes = torch.where(wrong & right, tried, codes)
+        wrong &= ~right
+    if bool(wrong.any()):
         raise QuantizationError("the weight is not on the grid that it was rounded to")
-    return codes
+    return codes.to(torch.int16).view(weight.shape)
 
 
 def weight_of(codes: Tensor, grid: WeightGrid, dtype: torch.dtype) -> Tensor:
@@ -48,19 +49,22 @@ def weight_of(codes: Tensor, grid: WeightGrid, dtype: torch.dtype) -> Tensor:
 
     It is computed in float32 as rounding computes it, so that it is the same bit for bit.
     """
-    scales, zeros = per_input(grid, codes.shape[1])
-    return (scales * (codes.to(torch.float32) - zeros)).to(dtype)
+    view, scales, zeros = _by_group(codes, grid)
+    return _dequantized(view, scales, zeros, dtype).view(codes.shape)
 
 
-def per_input(grid: WeightGrid, inputs: int) -> tuple[Tensor, Tensor]:
-    """Give the scale and the zero of every weight: (m, n) each, or (1, 1) if all share one."""
+def _dequantized(codes: Tensor, scales: Tensor, zeros: Tensor, dtype: torch.dtype) -> Tensor:
+    return (codes.float() - zeros).mul_(scales).to(dtype)
+
+
+def _by_group(values: Tensor, grid: WeightGrid) -> tuple[Tensor, Tensor, Tensor]:
+    """View values (m, n) as (m, G, n / G), and scales and zeros so that they fit; groups that are
+    no neighbours count as n groups of one."""
+    scales, zeros = grid.scales, grid.zeros
     if grid.group_of_input is not None:
-        return grid.scales[:, grid.group_of_input], grid.zeros[:, grid.group_of_input]
-    groups = grid.scales.shape[1]
-    if groups == 1:
-        return grid.scales, grid.zeros
-    size = inputs // groups
-    return grid.scales.repeat_interleave(size, 1), grid.zeros.repeat_interleave(size, 1)
+        scales, zeros = scales[:, grid.group_of_input], zeros[:, grid.group_of_input]
+    view = values.reshape(len(values), scales.shape[1], -1)
+    return view, scales[..., None], zeros[..., None]
 
 
 def packed_bytes(count: int, bits: int) -> int:

@@ -7,6 +7,7 @@ import hashlib
 import importlib.metadata
 import platform
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +65,7 @@ def recipe_of(
     )
 
 
+@cache
 def versions() -> tuple[tuple[str, str], ...]:
     """Give the versions of what quantizes, by name."""
     installed = {name: importlib.metadata.version(name) for name in _PACKAGES}

@@ -1,6 +1,7 @@
 """What is saved comes back bit for bit, and what is damaged does not come back at all."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -177,10 +178,15 @@ def test_the_model_card_tells_recipe_size_and_loading(make_quantized, tmp_path):
     assert "- 5.125 bits a packed weight" in card
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    model = quantize(load_model(str(DATA / "llada-random"), device="cpu"), scheme="w4a16")
+    return save_quantized(model, tmp_path_factory.mktemp("saved") / "out").folder
+
+
 @pytest.fixture
-def folder(make_quantized, tmp_path):
-    save_quantized(make_quantized("llada", "quarot", "w4a16"), tmp_path / "out")
-    return tmp_path / "out"
+def folder(whole, tmp_path):
+    return Path(shutil.copytree(whole, tmp_path / "out"))
 
 
 def remove_weights(folder):
