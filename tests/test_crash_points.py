@@ -1,19 +1,12 @@
 """The table of crash points names tests and kinds of faults that exist."""
 
-import ast
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs" / "crash-points.md").read_text(encoding="utf-8")
-ROWS = {
-    int(cells[0]): cells
-    for line in PAGE.splitlines()
-    if line.startswith("| ")
-    and (cells := [cell.strip() for cell in line.strip("|").split("|")])[0].isdigit()
-}
+from tests.named_tests import ROOT, missing_tests, numbered_rows
+
+ROWS = numbered_rows("crash-points.md")
 
 
 def kinds():
@@ -23,22 +16,13 @@ def kinds():
     return BY_NAME
 
 
-def listed(cell):
-    return [part.strip() for part in cell.split(",") if part.strip()]
-
-
 def test_all_25_are_there():
     assert list(ROWS) == list(range(1, 26))
 
 
 @pytest.mark.parametrize("number", ROWS)
 def test_every_test_that_is_named_exists(number):
-    named = listed(ROWS[number][3])
-    assert named
-    for test in named:
-        file, _, function = test.partition("::")
-        tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
-        assert function in {n.name for n in tree.body if isinstance(n, ast.FunctionDef)}, test
+    assert missing_tests(ROWS[number][3]) == []
 
 
 def named_in(cell, known):
