@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from dllm_sweep.calibration.batch import CalibrationBatch
-from dllm_sweep.errors import QuantizationError
+from dllm_sweep.errors import InputError, QuantizationError
 from dllm_sweep.methods import build, quantize
 from dllm_sweep.methods.base import Workspace
 from dllm_sweep.methods.gptq import quantize_weight
@@ -82,6 +82,40 @@ def test_true_sequential_matters_within_a_block(make_small_llada, make_batches):
         if torch.equal(weights(sequential)[name], weights(at_once)[name])
     }
     assert same == {"q_proj", "k_proj", "v_proj"}
+
+
+@pytest.mark.parametrize(
+    ("output", "read"),
+    [("self_attn.o_proj", "self_attn"), ("mlp.down_proj", "mlp")],
+)
+def test_output_first_solves_an_output_projection_before_what_it_reads(
+    output, read, make_small_llada, make_batches
+):
+    batches = make_batches()
+    name, alone = f"model.layers.0.{output}", make_small_llada()
+    before = ("*.0.self_attn.*",) if read == "mlp" else ()
+    run(alone, batches, modules=(name, *before), output_first=True)
+    first, usual = make_small_llada(), make_small_llada()
+    run(first, batches, output_first=True)
+    run(usual, batches)
+    assert torch.equal(weights(first)[name], weights(alone)[name])
+    assert not torch.equal(weights(usual)[name], weights(alone)[name])
+
+
+def test_output_first_is_refused_where_there_is_no_order():
+    with pytest.raises(InputError, match="output_first: expected false without true_sequential"):
+        build("gptq", {"output_first": True, "true_sequential": False})
+
+
+def test_hessians_are_taken_behind_rounded_operands(make_small_llada, make_batches):
+    plain, operands = make_small_llada(), make_small_llada()
+    for model, scheme in ((plain, "w3a16-g16"), (operands, "w3a16-kv2-g16")):
+        report = quantize(model, method="gptq", scheme=scheme, calibration=make_batches())
+    rows = [row.module for row in report.quantization_report.modules if row.weights == 0]
+    assert rows[:2] == ["model.layers.0.self_attn.keys", "model.layers.0.self_attn.values"]
+    for name, same in (("v_proj", True), ("o_proj", False)):
+        full = f"model.layers.0.self_attn.{name}"
+        assert torch.equal(weights(plain)[full], weights(operands)[full]) is same
 
 
 def test_the_same_input_gives_the_same_bits(make_small_llada, make_batches):
