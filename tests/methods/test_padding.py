@@ -1,5 +1,7 @@
 """Calibration sequences of different lengths: the padding behind them does not matter."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -47,3 +49,13 @@ def test_padding_does_not_change_what_a_method_does(name, parameters, make_small
     )
     close = torch.isclose(padded, trimmed, rtol=1e-3, atol=1e-5)
     assert close.double().mean() > 0.99
+
+
+def test_the_warning_of_too_few_tokens_counts_those_that_count(make_small_llada):
+    whole = conversations()
+    weights = torch.zeros_like(whole.weights)
+    weights[0, :5] = 0.5
+    report = build("gptq", {}).quantize(
+        make_small_llada(layers=1), QuantScheme.parse("w4a16"), [replace(whole, weights=weights)]
+    )
+    assert report.warnings[0].startswith("5 calibration tokens for layers with 32 inputs")
