@@ -1,6 +1,7 @@
 """Quantizing on one GPU: models whose weights live on the CPU, and ones that stop half way."""
 
 import dataclasses
+import io
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,10 @@ from dllm_sweep import load_model
 from dllm_sweep.methods import build
 from dllm_sweep.methods.base import Workspace
 from dllm_sweep.methods.in_place import calibration_batches
+from dllm_sweep.progress.blocks import BlockLines
 from dllm_sweep.quant import changes
 from dllm_sweep.quant.visiting import visiting
+from dllm_sweep.saving.job import Machine, plan_job, run_job
 from dllm_sweep.spec import QuantScheme
 
 pytestmark = pytest.mark.gpu
@@ -90,7 +93,7 @@ def test_weights_on_the_cpu_are_rounded_as_well_as_weights_on_the_gpu(method):
     assert {tensor.device.type for tensor in away.host.state_dict().values()} == {"cpu"}
     for one, two in zip(found.modules, expected.modules, strict=True):
         # The angles of positions differ in their last bits, and solvers pass that on.
-        assert two.relative_error == pytest.approx(one.relative_error, rel=0.02)
+        assert two.relative_error == pytest.approx(one.relative_error, rel=0.05)
         assert dataclasses.replace(two, relative_error=one.relative_error) == one
 
 
@@ -107,3 +110,17 @@ def test_a_quantized_block_visits_a_device_whole_and_keeps_its_kinds():
     after = block.state_dict()
     assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
     assert kinds == {name: type(parameter) for name, parameter in block.named_parameters()}
+
+
+def test_a_folder_quantized_with_weights_on_the_cpu_gives_one_model_on_both_devices(tmp_path):
+    job = plan_job(
+        model="llada-tiny", method="gptq", scheme="w4a16-g32", settings=["calibration.samples=8"]
+    )
+    folder = tmp_path / "quantized"
+    run_job(job, folder, Machine(offload=True, dtype="float32"), BlockLines(io.StringIO()))
+    here, there = (load_model(str(folder), device=one, dtype="float32") for one in ("cpu", "cuda"))
+    ids = torch.randint(2, 90, (2, 48), generator=torch.Generator().manual_seed(0))
+    expected, found = here.logits(ids), there.logits(ids.to(GPU)).cpu()
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+    for one, two in zip(here.linears().values(), there.linears().values(), strict=True):
+        assert torch.equal(one.weight, two.weight.cpu())
