@@ -4,8 +4,8 @@ Weights only. For the linears that share an input, per-channel scales are search
 output of the smallest module around them (the attention, the feed-forward network, or the linear
 itself) change least under rounding; they are divided out of whatever gives the input. Then each
 group's range is clipped where that lowers its error. All searches see full-precision weights in
-all blocks before. What is scaled and clipped is rounded to nearest; or what is scaled is rounded by
-GPTQ, to grids that span the clipped ranges, so that it compensates for the clipping, too.
+all blocks before. What is scaled and clipped is rounded to nearest. Or what is scaled is rounded by
+GPTQ; clipping gives the ranges of its grids then, and is compensated, too.
 """
 
 from __future__ import annotations
@@ -55,7 +55,8 @@ class Awq:
         search_on: Where the scale search looks for the error of linears behind a norm: on the
             smallest `module` around them, or on the whole `block`, called with what the linears
             read, as the study's code does with LLaDA.
-        search_clip: Whether ranges are clipped.
+        search_clip: Whether ranges are clipped; null is with rtn alone, because GPTQ loses less to
+            the whole range.
         clip_steps: Into how many parts a range is cut.
         max_shrink: By which share a range shrinks at most, in [0, 1).
         clip_tokens: How many tokens the clip search sees.
@@ -73,7 +74,7 @@ class Awq:
     grid_points: int = 20
     search_scale: bool = True
     search_on: str = "module"
-    search_clip: bool = True
+    search_clip: bool | None = None
     clip_steps: int = 20
     max_shrink: float = 0.5
     clip_tokens: int = 512
@@ -92,6 +93,11 @@ class Awq:
         require(self.clip_tokens >= 1, "clip_tokens", self.clip_tokens, "at least 1")
         require(0 <= self.damping < 1, "damping", self.damping, "at least 0 and below 1")
 
+    @property
+    def clips(self) -> bool:
+        """Whether ranges are clipped."""
+        return self.solver == "rtn" if self.search_clip is None else self.search_clip
+
     def refusal(self, scheme: QuantScheme) -> str | None:
         """Refuse all but quantized weights with full-precision activations, and idle parameters."""
         if scheme.w_bits == FULL_PRECISION_BITS:
@@ -105,7 +111,7 @@ class Awq:
             return "the solver rtn reads neither damping nor activation_order; use solver gptq"
         if not self.search_scale and self.search_on != Awq.search_on:
             return f"search_on {self.search_on} has no scales to search; set search_scale to true"
-        if not (self.search_scale or self.search_clip):
+        if not (self.search_scale or self.clips):
             return f"awq without its two searches is plain rounding; use the method {self.solver}"
         return unsupported("awq", scheme, operands=True)
 
@@ -128,7 +134,7 @@ class Awq:
         require_text(calibration)
         operands = round_operands(model, scheme)
         symmetric = self.symmetric if scheme.symmetric is None else scheme.symmetric
-        grid = {
+        grid: dict[str, Any] = {
             "bits": scheme.w_bits,
             "group_size": scheme.group_size,
             "family": weight_family(symmetric),
@@ -196,10 +202,13 @@ class _Walk:
 
     def _compensating(self, clipped: Tensor) -> LayerQuantizer:
         method = self.search.method
-        options = {"damping": method.damping, "activation_order": method.activation_order}
-        return replace(
-            self.layers, solve=gptq.solver(**self.search.grid, **options, fitted_to=clipped)
+        solve = gptq.solver(
+            **self.search.grid,
+            damping=method.damping,
+            activation_order=method.activation_order,
+            fitted_to=clipped,
         )
+        return replace(self.layers, solve=solve)
 
 
 def _copy(inputs: BlockInputs) -> BlockInputs:
@@ -233,7 +242,7 @@ class _Search:
     def clipped(self, name: str, sample: Tensor) -> Tensor:
         """Give a linear's weight (m, n), float32, its ranges cut where that lowers the error."""
         weight = self.model.host.get_submodule(name).weight.detach().float()
-        if not self.method.search_clip or name.rpartition(".")[2] in UNCLIPPED:
+        if not self.method.clips or name.rpartition(".")[2] in UNCLIPPED:
             return weight
         steps, shrink = self.method.clip_steps, self.method.max_shrink
         with _naming(name):

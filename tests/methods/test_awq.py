@@ -243,6 +243,7 @@ def test_schemes_it_cannot_do_are_refused(scheme, reason):
         ({"activation_order": False}, "solver gptq"),
         ({"search_scale": False, "search_on": "block"}, "search_scale to true"),
         ({"search_scale": False, "search_clip": False}, "use the method rtn"),
+        ({"search_scale": False, "solver": "gptq"}, "use the method gptq"),
     ],
 )
 def test_parameters_that_nothing_reads_are_refused_when_planning(parameters, reason):

@@ -56,7 +56,8 @@ def test_to_the_same_clipped_ranges_gptq_never_loses_to_rounding(group, make, ma
     chosen = [f"*layers.0.{name}" for name in names]
     scaled, rounded, solved = make(), make(), make()
     for model, solver in ((rounded, "rtn"), (solved, "gptq")):
-        build("awq", {**FAST, "solver": solver, "modules": chosen}).quantize(model, SCHEME, batches)
+        options = {**FAST, "solver": solver, "search_clip": True, "modules": chosen}
+        build("awq", options).quantize(model, SCHEME, batches)
     full_names = frozenset(f"model.layers.0.{name}" for name in names)
     grid = {"bits": 3, "group_size": 8, "family": GridFamily.ASYMMETRIC}
     inputs = capture_first_block(scaled, batches)
