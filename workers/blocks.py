@@ -1,7 +1,7 @@
 """Finished blocks of a model that is being quantized: kept until the whole of its weights is.
 
 A crash in block 20 of 32 costs block 20 alone: whoever resumes, on this machine or another of the
-run, finds the blocks before it, each in a file `stages/blocks/<key>-<block>.<digest>`.
+run, finds the blocks before it, each in a file `stages/blocks/<key>-<bits>-<block>.<digest>`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dllm_sweep.methods.base import BlockRecord
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant import artifact
 from dllm_sweep.records import Artifact
+from dllm_sweep.spec import JsonValue, sha256_of
 from dllm_sweep.workers import files
 from dllm_sweep.workers.depot import Depot
 from dllm_sweep.workers.stages import Stage
@@ -32,8 +33,9 @@ A_FEW_MS = 0.01
 """What is always worth it."""
 FIRST_SPEED = 5e8
 """Bytes a second that are thought to be written, digest included, before it has shown."""
-_NAME = re.compile(r"-(\d+)\.([0-9a-f]{64})\.[a-z]+$")
-"""Ends with a block's index, the digest and the suffix."""
+_ENDING = re.compile(r"(\d+)\.([0-9a-f]{64})\.[a-z]+")
+"""A block's index, the digest and the suffix."""
+_DIGITS = 12
 
 
 class KeptBlocks:
@@ -46,13 +48,14 @@ class KeptBlocks:
 
     Args:
         depot: Where the files lie.
-        stage: What decides the bits of all blocks; None keeps nothing.
+        stage: What is quantized, and how; None keeps nothing.
+        bits: What else decides the last bits of the blocks, such as the device, as plain JSON.
 
     Attributes:
         restored: Blocks that were found.
     """
 
-    def __init__(self, depot: Depot, stage: Stage | None) -> None:
+    def __init__(self, depot: Depot, stage: Stage | None, bits: JsonValue) -> None:
         self._depot, self._stage = depot, stage
         self._names: dict[int, tuple[str, str]] = {}
         self._speed = FIRST_SPEED
@@ -61,11 +64,12 @@ class KeptBlocks:
         self._since = self._told = time.monotonic()
         self._given_up = False
         self.restored: set[int] = set()
+        self._mark = sha256_of(bits)[:_DIGITS]
         if stage is not None:
-            names = depot.names(stage.folder, f"{stage.key}-")
-            self._names = {
-                int(match[1]): (name, match[2]) for name in names if (match := _NAME.search(name))
-            }
+            start = f"{stage.folder}/{stage.key}-{self._mark}-"
+            names = self._depot.names(stage.folder, f"{stage.key}-{self._mark}-")
+            endings = ((name, _ENDING.fullmatch(name.removeprefix(start))) for name in names)
+            self._names = {int(end[1]): (name, end[2]) for name, end in endings if end}
 
     def __enter__(self) -> Self:
         return self
@@ -102,9 +106,10 @@ class KeptBlocks:
             self._pending.result()
 
     def forget(self) -> None:
-        """Remove all blocks: what they were kept for is done."""
-        for name, _ in self._names.values():
-            self._depot.remove(name)
+        """Remove all blocks, those of other bits included: what they were kept for is done."""
+        if self._stage is not None:
+            for name in self._depot.names(self._stage.folder, f"{self._stage.key}-"):
+                self._depot.remove(name)
         self._names.clear()
 
     def progress(self, done: int, total: int) -> None:
@@ -122,7 +127,7 @@ class KeptBlocks:
                 if path is None:
                     return None
                 modules, warnings = artifact.load_block(model, path)
-        except (StoreError, ConnectionError) as error:
+        except (StoreError, OSError) as error:
             log.warning("block %d is quantized again: %s", index + 1, error)
             return None
         return BlockRecord(modules=modules, warnings=warnings)
@@ -132,7 +137,7 @@ class KeptBlocks:
         try:
             with files.new_file(self._depot.root / stage.folder, stage.suffix) as path:
                 content.write(path)
-                name = f"{stage.key}-{index}"
+                name = f"{stage.key}-{self._mark}-{index}"
                 kept = self._depot.keep(path, stage.folder, name=name, durable=False)
         except (DiskFull, OSError) as error:
             log.warning("finished blocks are not kept any more: %s", error)

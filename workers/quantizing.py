@@ -20,32 +20,35 @@ from dllm_sweep.shipping import local
 from dllm_sweep.spec import TrialSpec
 from dllm_sweep.workers import shared
 from dllm_sweep.workers.blocks import KeptBlocks
+from dllm_sweep.workers.depot import Depot
 from dllm_sweep.workers.stages import Stage, StageCache
 
 
 def quantized_stage(trial: TrialSpec) -> Stage | None:
     """The stage of a trial's quantized weights; None if its inputs are not known by content."""
-    key = quantization_key(trial)
-    if key is None:
-        return None
-    return Stage(name="quantized", version=1, inputs=[key, code_of(trial.method)], suffix=".json")
+    return _stage("quantized", ".json", trial)
 
 
-def blocks_stage(
-    trial: TrialSpec, batches: Sequence[CalibrationBatch], device_name: str
-) -> Stage | None:
-    """The stage of a trial's finished blocks; None if its inputs are not known by content.
+def kept_blocks(
+    depot: Depot, trial: TrialSpec, batches: Sequence[CalibrationBatch], device_name: str
+) -> KeptBlocks:
+    """Find a trial's finished blocks, or none if its inputs are not known by content.
 
-    A resumed quantization gives the bits of an undisturbed one: whatever may change the last of
-    them is part of the key, such as how the text is cut into batches.
+    A resumed quantization gives the bits of an undisturbed one: blocks are only found where
+    everything is the same that may change the last of them, such as how the text is cut into
+    batches.
     """
+    software = [__version__, torch.__version__]
+    sizes = [len(batch.input_ids) for batch in batches]
+    bits = [software, sizes, device_name, torch.get_num_threads()]
+    return KeptBlocks(depot, _stage("blocks", ".safetensors", trial), bits)
+
+
+def _stage(name: str, suffix: str, trial: TrialSpec) -> Stage | None:
     key = quantization_key(trial)
     if key is None:
         return None
-    sizes = [len(batch.input_ids) for batch in batches]
-    software = [__version__, torch.__version__, code_of(trial.method)]
-    inputs = [key, software, sizes, device_name, torch.get_num_threads()]
-    return Stage(name="blocks", version=1, inputs=inputs, suffix=".safetensors")
+    return Stage(name=name, version=1, inputs=[key, code_of(trial.method)], suffix=suffix)
 
 
 @lru_cache

@@ -20,7 +20,6 @@ from dllm_sweep.records import Artifact, Claim, Cost, UnitResult
 from dllm_sweep.sharing import quantization_key
 from dllm_sweep.spec import TaskSpec, TrialSpec, Unit
 from dllm_sweep.workers import devices, files, quantizing, samples, shared
-from dllm_sweep.workers.blocks import KeptBlocks
 from dllm_sweep.workers.depot import open_depot
 from dllm_sweep.workers.failures import WeightsLost
 from dllm_sweep.workers.messages import WorkerOptions
@@ -122,8 +121,7 @@ class Workbench:
         batches = self._calibration(model, trial, batch_size)
         started = time.monotonic()
         self._holds = None
-        finished = quantizing.blocks_stage(trial, batches, self.device_name)
-        with KeptBlocks(self._depot, finished) as blocks:
+        with quantizing.kept_blocks(self._depot, trial, batches, self.device_name) as blocks:
             report = quantizing.quantize(model, trial, batches, self._stages, blocks)
         seconds = time.monotonic() - started
         with files.new_file(self._depot.root / "weights", ".safetensors") as path:

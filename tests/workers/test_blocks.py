@@ -18,13 +18,13 @@ from dllm_sweep.upkeep.folders import LocalFolder
 from dllm_sweep.workers import blocks
 from dllm_sweep.workers.blocks import KeptBlocks
 from dllm_sweep.workers.depot import Depot
-from dllm_sweep.workers.quantizing import blocks_stage
+from dllm_sweep.workers.quantizing import kept_blocks
 from dllm_sweep.workers.stages import Stage
 from dllm_sweep.workers.trial import Workbench
 from tests.workers.test_trial import a_full_disk
 
 QUANTIZE = Unit(kind="quantize")
-STAGE = Stage(name="blocks", version=1, inputs=["bits"], suffix=".safetensors")
+STAGE = Stage(name="blocks", version=1, inputs=["what"], suffix=".safetensors")
 STOPPING = """
 import os, signal
 from dataclasses import dataclass, replace
@@ -136,7 +136,7 @@ def test_a_damaged_block_is_quantized_again(options, claim, stop, caplog):
     stop("raise", 2)
     with pytest.raises(QuantizationError, match="plug"):
         Workbench(options).run(claim, QUANTIZE)
-    first = next((options.files / "stages/blocks").glob("*-0.*"))
+    first = next((options.files / "stages/blocks").glob("*-0.*.safetensors"))
     first.write_bytes(first.read_bytes()[:-1])
     caplog.set_level(logging.INFO)
     Workbench(options).run(claim, QUANTIZE)
@@ -156,10 +156,10 @@ def rows_of(model, index):
 
 def test_what_is_kept_of_a_block_comes_back(model, tmp_path):
     record = rows_of(model, 1)
-    with KeptBlocks(Depot(tmp_path), STAGE) as first:
+    with KeptBlocks(Depot(tmp_path), STAGE, "bits") as first:
         assert first.restore(model, 1) is None
         first.keep(model, 1, record)
-    with KeptBlocks(Depot(tmp_path), STAGE) as later:
+    with KeptBlocks(Depot(tmp_path), STAGE, "bits") as later:
         assert later.restore(model, 0) is None
         assert later.restore(model, 1) == record
 
@@ -169,7 +169,7 @@ def test_what_takes_too_long_to_write_is_not_kept(at_once, model, tmp_path, monk
     monkeypatch.setattr(blocks, "AT_ONCE_S", at_once)
     monkeypatch.setattr(blocks, "A_FEW_MS", 0.01)
     monkeypatch.setattr(blocks, "FIRST_SPEED", 1.0)
-    with KeptBlocks(Depot(tmp_path), STAGE) as kept:
+    with KeptBlocks(Depot(tmp_path), STAGE, "bits") as kept:
         kept.restore(model, 0)
         kept.keep(model, 0, rows_of(model, 0))
     assert not (tmp_path / "stages").exists()
@@ -178,14 +178,14 @@ def test_what_takes_too_long_to_write_is_not_kept(at_once, model, tmp_path, monk
 def test_a_block_may_be_written_beside_the_next_one(model, tmp_path, monkeypatch):
     monkeypatch.setattr(blocks, "AT_ONCE_S", 0.0)
     monkeypatch.setattr(blocks, "FIRST_SPEED", float("inf"))
-    with KeptBlocks(Depot(tmp_path), STAGE) as kept:
+    with KeptBlocks(Depot(tmp_path), STAGE, "bits") as kept:
         kept.restore(model, 0)
         kept.keep(model, 0, rows_of(model, 0))
     assert len(list((tmp_path / "stages/blocks").iterdir())) == 1
 
 
 def test_a_full_disk_ends_the_keeping_and_not_the_work(model, tmp_path, caplog):
-    with KeptBlocks(Depot(tmp_path), STAGE) as kept, a_full_disk():
+    with KeptBlocks(Depot(tmp_path), STAGE, "bits") as kept, a_full_disk():
         for index in (0, 1):
             kept.keep(model, index, rows_of(model, index))
     assert [one.getMessage()[:37] for one in caplog.records] == [
@@ -193,18 +193,33 @@ def test_a_full_disk_ends_the_keeping_and_not_the_work(model, tmp_path, caplog):
     ]
 
 
-def test_whatever_may_change_the_last_bits_is_part_of_the_key(claim, make_batches):
-    def key(trial=claim.trial, size=4, device="cpu"):
-        return blocks_stage(trial, make_batches(8, size), device).key
+def test_blocks_are_found_only_where_nothing_can_change_their_last_bits(
+    claim, model, make_batches, tmp_path
+):
+    def blocks_of(trial=claim.trial, size=4, device="cpu"):
+        return kept_blocks(Depot(tmp_path), trial, make_batches(8, size), device)
 
-    others = [key(size=8), key(device="GPU"), key(replace(claim.trial, seed=claim.trial.seed + 1))]
-    assert len({key(), *others}) == 4
     unknown = replace(claim.trial, model=replace(claim.trial.model, digest=None))
-    assert blocks_stage(unknown, (), "cpu") is None
+    with blocks_of() as one, blocks_of(size=8) as other, blocks_of(unknown) as nothing:
+        for kept in (one, other, nothing):
+            kept.keep(model, 0, rows_of(model, 0))
+    assert len(list((tmp_path / "stages/blocks").iterdir())) == 2
+    seed = replace(claim.trial, seed=claim.trial.seed + 1)
+    for strange in (
+        blocks_of(device="GPU"),
+        blocks_of(seed),
+        blocks_of(size=2),
+        blocks_of(unknown),
+    ):
+        assert strange.restore(model, 0) is None
+    again = blocks_of(size=8)
+    assert again.restore(model, 0) is not None
+    again.forget()
+    assert list((tmp_path / "stages/blocks").iterdir()) == [], "those of smaller batches, too"
 
 
 def test_gc_removes_blocks_that_nobody_came_back_for(model, tmp_path):
-    with KeptBlocks(Depot(tmp_path), STAGE) as kept:
+    with KeptBlocks(Depot(tmp_path), STAGE, "bits") as kept:
         kept.keep(model, 0, rows_of(model, 0))
     (file,) = (tmp_path / "stages/blocks").iterdir()
     os.utime(file, (0, 0))
