@@ -11,8 +11,8 @@ import torch
 from dllm_sweep import __version__
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.errors import QuantizationError
-from dllm_sweep.methods import build
 from dllm_sweep.methods.base import QuantizationReport, Workspace
+from dllm_sweep.methods.parameters import build
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.input_statistics import input_statistics
 from dllm_sweep.sharing import quantization_key
