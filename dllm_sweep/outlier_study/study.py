@@ -13,6 +13,8 @@ from dllm_sweep.calibration.sequences import load
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.outlier_study.statistics import ActivationStatistics, Statistic
 from dllm_sweep.quant.capture import evaluating, watching
+from dllm_sweep.quant.linear import transform_of, transformed
+from dllm_sweep.quant.transforms import InputTransform
 from dllm_sweep.records import OutlierRow
 from dllm_sweep.spec import CalibrationSpec, OutlierSpec
 
@@ -29,11 +31,12 @@ def outliers(
     calibration: CalibrationSpec | Sequence[CalibrationBatch] | None = None,
     batch_size: int = 8,
 ) -> tuple[OutlierRow, ...]:
-    """Measure what every linear of a model reads; on a quantized model, before it is rounded.
+    """Measure what every linear of a model reads.
 
-    Linears that share an input are measured once, and each gets its rows. A random but fixed
-    order of the positions of every sequence decides which are masked, so that the positions
-    masked at a small ratio are masked at a greater one too.
+    On a quantized model that is what its grids have to span: the input after its transform, before
+    it is rounded. Linears that share an input are measured once, and each gets its rows. A random
+    but fixed order of the positions of every sequence decides which are masked, so that the
+    positions masked at a small ratio are masked at a greater one too.
 
     Args:
         model: In full precision or quantized.
@@ -94,7 +97,7 @@ def _measure(
     model: DiffusionModel, batches: Sequence[CalibrationBatch], ratio: float, seed: int
 ) -> Measured:
     measured: Measured = {}
-    firsts = [names[0] for names in _groups(model)]
+    firsts = [names[0] for _, names in _groups(model)]
     offset = 0
     with evaluating(model.host):
         for batch, masked in zip(batches, mask_positions(batches, ratio, seed), strict=True):
@@ -107,7 +110,8 @@ def _measure(
             def see(
                 name: str, x: Tensor, where: dict[str, Tensor] = where, at: int = offset
             ) -> None:
-                _add(measured, name, x.flatten(0, -2), where, at)
+                read = transformed(model.host.get_submodule(name), x)
+                _add(measured, name, read.flatten(0, -2), where, at)
 
             mask = batch.attention_mask
             with watching(model.host, firsts, see):
@@ -124,21 +128,25 @@ def _add(measured: Measured, name: str, x: Tensor, where: dict[str, Tensor], off
         measured[key].add(x[chosen.to(x.device)], chosen + offset)
 
 
-def _groups(model: DiffusionModel) -> Iterator[tuple[str, ...]]:
+def _groups(model: DiffusionModel) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Give each block's number with the linears that read the same after their transforms."""
     for index in range(len(model.blocks)):
         for group in model.family.linear_groups:
-            yield tuple(f"{model.block_name(index)}.{name}" for name in group.linears)
+            names = [f"{model.block_name(index)}.{name}" for name in group.linears]
+            sharing: dict[InputTransform | None, list[str]] = {}
+            for name in names:
+                sharing.setdefault(transform_of(model.host.get_submodule(name)), []).append(name)
+            yield from ((index, tuple(same)) for same in sharing.values())
 
 
 def _rows(
     model: DiffusionModel, measured: Measured, ratio: float, top: int
 ) -> Iterator[OutlierRow]:
-    per_block = len(model.family.linear_groups)
-    for number, names in enumerate(_groups(model)):
+    for layer, names in _groups(model):
         parts = [(p, part) for p in POSITIONS for part in measured[names[0], p].summary(top)]
         for name in names:
             for positions, part in parts:
-                yield _row(number // per_block, name, ratio, positions, part)
+                yield _row(layer, name, ratio, positions, part)
 
 
 def _row(layer: int, name: str, ratio: float, positions: str, part: Statistic) -> OutlierRow:

@@ -8,6 +8,8 @@ from dllm_sweep.methods import quantize
 from dllm_sweep.outlier_study import outliers
 from dllm_sweep.outlier_study.study import mask_positions
 from dllm_sweep.quant.capture import watching
+from dllm_sweep.quant.fuse import transform_online
+from dllm_sweep.quant.transforms import Scaling
 from dllm_sweep.spec import OutlierSpec
 
 SPEC = OutlierSpec(mask_ratios=(0.0, 0.5, 1.0), top=3)
@@ -99,6 +101,21 @@ def test_a_quantized_model_is_measured_before_its_inputs_are_rounded(
     first = [key for key in one if key[0] == "model.layers.0.self_attn.q_proj"]
     assert all(one[key] == other[key] for key in first)
     assert any(one[key] != other[key] for key in one)
+
+
+def test_what_a_transform_makes_of_an_input_is_measured(make_small_llada, make_batches):
+    plain, scaled = make_small_llada(), make_small_llada()
+    changed = [f"model.layers.0.self_attn.{name}" for name in ("q_proj", "v_proj")]
+    for name in changed:
+        transform_online(scaled.host, name, Scaling(torch.full((32,), 8.0)))
+    spec = OutlierSpec(mask_ratios=(0.0,))
+    before, after = (
+        by_key(outliers(model, spec=spec, calibration=make_batches())) for model in (plain, scaled)
+    )
+    for (name, *key), (index, value) in before.items():
+        if name.startswith("model.layers.0.self_attn") and key[2] == "token_max":
+            scale = 8 if name in changed else 1
+            assert after[name, *key] == (index, pytest.approx(value / scale, rel=1e-5))
 
 
 @pytest.mark.parametrize("ratio", [0.0, 0.25, 0.5, 1.0])
