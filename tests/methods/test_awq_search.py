@@ -99,6 +99,19 @@ def test_groups_to_one_side_of_zero_lose_less_than_with_the_authors(seed, bits, 
     assert ours(weight, x, bits, 16).loss <= theirs(weight, x, bits, 16)[1]
 
 
+@pytest.mark.parametrize("bits", [2, 3, 4])
+def test_groups_so_small_that_some_have_one_sign_lose_nothing_by_a_grid_with_zero(bits):
+    ratios = []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        weight = rng.standard_normal((64, 64)).astype(np.float32)
+        x = rng.standard_normal((256, 64)) * np.exp(rng.standard_normal(64))
+        given_to_both = weight, x.astype(np.float32), bits, 8
+        ratios.append(ours(*given_to_both).loss / theirs(*given_to_both)[1])
+    assert np.mean(ratios) <= 1
+    assert max(ratios) <= 1.002
+
+
 @settings(max_examples=25, deadline=None)
 @layers
 def test_no_grid_family_ever_loses_to_rounding(seed, bits, group_size, tail, massive):
