@@ -94,7 +94,7 @@ class CalibrationEntry(TextEntry):
         refuse([Finding((name,), problem) for name, problem in self._problems(folder_of(info))])
         return self
 
-    def _problems(self, folder: Path) -> list[tuple[str, str]]:
+    def _problems(self, folder: Path) -> tuple[tuple[str, str], ...]:
         written = self._as_written()
         return catalog.calibration_problems(
             replace(written, source=_text_location(self.source, folder))

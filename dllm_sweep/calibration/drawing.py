@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Generator, Tensor
 
@@ -69,7 +71,7 @@ def chosen(rates: Tensor, length: int, generator: Generator) -> Tensor:
     return torch.rand(len(rates), length, generator=generator) < rates
 
 
-def tokenizer_of(model: DiffusionModel) -> object:
+def tokenizer_of(model: DiffusionModel) -> Any:
     """Give the model's tokenizer.
 
     Raises:

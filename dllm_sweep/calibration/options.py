@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import fields, replace
+from typing import Any
 
 from dllm_sweep import plugins
 from dllm_sweep.calibration.base import WEIGHTS
@@ -140,7 +141,7 @@ def written_tokens(spec: CalibrationSpec) -> int:
 
 def clean(spec: CalibrationSpec) -> CalibrationSpec:
     """The same text with nothing hidden."""
-    hidden = {name: _DEFAULTS[name] for name in OPTIONS if name != "text_field"}
+    hidden: dict[str, Any] = {name: _DEFAULTS[name] for name in OPTIONS if name != "text_field"}
     return replace(spec, masking="none", **hidden)
 
 

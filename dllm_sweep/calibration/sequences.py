@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dllm_sweep import plugins
-from dllm_sweep.calibration.base import ProgressCallback
+from dllm_sweep.calibration.base import Masking, ProgressCallback
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.calibration.options import KIND, check_calibration
 from dllm_sweep.errors import CalibrationError
@@ -57,7 +57,7 @@ def whole(
             f"calibration length {spec.length} is more than the {model.max_length} tokens that"
             f" {model.name} can read"
         )
-    mode = plugins.load(KIND, spec.masking)
+    mode: Masking = plugins.load(KIND, spec.masking)
     generator = torch.Generator().manual_seed(spec.seed)
     made = mode.sequences(spec, model, generator, progress)
     return dataclasses.replace(made, weights=_weights(spec, made))

@@ -77,12 +77,9 @@ def records(spec: CalibrationSpec, options: Sequence[str]) -> Iterator[tuple[str
     Raises:
         CalibrationError: If the source cannot be read or has no such column.
     """
-    columns, path = [getattr(spec, option) for option in options], local_path(spec.source)
+    path, columns = local_path(spec.source), [getattr(spec, option) for option in options]
     for record in _hub_records(spec) if path is None else _local_records(path, columns):
-        found = tuple(record.get(column) for column in columns)
-        for option, text in zip(options, found, strict=True):
-            if not isinstance(text, str):
-                raise CalibrationError(_no_text(spec, option, record))
+        found = tuple(_text_in(record, spec, option) for option in options)
         if all(text.strip() for text in found):
             yield found
 
@@ -218,6 +215,13 @@ def _not_on_hub(source: str, error: Exception) -> str:
         f"calibration text {source!r} is no text set of the package ({', '.join(names())}), no"
         f" local file or folder, and the hub gave: {type(error).__name__}: {_one_line(error)}"
     )
+
+
+def _text_in(record: Record, spec: CalibrationSpec, option: str) -> str:
+    text = record.get(getattr(spec, option))
+    if not isinstance(text, str):
+        raise CalibrationError(_no_text(spec, option, record))
+    return text
 
 
 def _no_text(spec: CalibrationSpec, option: str, record: Record) -> str:
