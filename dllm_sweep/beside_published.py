@@ -15,8 +15,9 @@ from dllm_sweep.task_groups import by_group, plain_name
 if TYPE_CHECKING:
     from dllm_sweep.db.store import SqlStore
 
-_SCORES = """SELECT sweep, trial_key, model, method, scheme, seed, protocol_key, task, metric,
-value, stderr, n FROM results WHERE is_primary AND value IS NOT NULL"""
+_SCORES = """SELECT sweep, trial_key, model, method, parameters, scheme, seed, protocol_key, task,
+metric, value, stderr, n FROM results WHERE is_primary AND value IS NOT NULL"""
+_OF_TRIAL = ("sweep", "trial_key", "model", "method", "parameters", "scheme", "seed")
 _ORDER = " ORDER BY sweep, model, method, scheme, seed, trial_key, task"
 _Z = 1.959963984540054
 """Quantile of the normal distribution for intervals of 95 %."""
@@ -35,6 +36,7 @@ class Comparison:
         model: The trial's model.
         published_model: The model it is compared with.
         method: Quantization method.
+        parameters: Its parameters as a JSON text.
         scheme: The trial's bit-widths.
         seed: The trial's seed.
         name: The task, or the group of tasks.
@@ -56,6 +58,7 @@ class Comparison:
     model: str
     published_model: str
     method: str
+    parameters: str
     scheme: str
     seed: int
     name: str
@@ -187,7 +190,7 @@ def _mean(
     trial, size = own[0], len(own)
     is_baseline = trial["method"] == FULL_PRECISION_METHOD
     return Comparison(
-        **{key: trial[key] for key in ("sweep", "trial_key", "model", "method", "scheme", "seed")},
+        **{key: trial[key] for key in _OF_TRIAL},
         published_model=theirs[0].model,
         name=name,
         tasks=tuple(row["task"] for row in own),

@@ -14,9 +14,8 @@ from dllm_sweep.reports.leaderboard import (
     score_text,
     without_zero,
 )
-
-_AXES = ("parameters", "calibration", "seed")
-"""Shown only where they differ between the trials of a board."""
+from dllm_sweep.reports.told_apart import axis_texts, differing_axes
+from dllm_sweep.spec import FULL_PRECISION
 
 
 def board_text(board: Board, width: int | None) -> str:
@@ -33,7 +32,8 @@ def board_text(board: Board, width: int | None) -> str:
 
 
 def _lay_out(board: Board, *, compact: bool) -> list[str]:
-    axes = [axis for axis in _AXES if _differs(board, axis)]
+    trials = [entry.row for entry in board.entries]
+    axes = differing_axes(trials)
     header = [
         "method",
         "scheme",
@@ -44,7 +44,11 @@ def _lay_out(board: Board, *, compact: bool) -> list[str]:
         "bits",
         "class",
     ]
-    rows = [_cells(board, entry, axes, compact=compact) for entry in board.entries]
+    told = axis_texts(trials, axes)
+    rows = [
+        _cells(board, entry, texts, compact=compact)
+        for entry, texts in zip(board.entries, told, strict=True)
+    ]
     first_number = 2 + len(axes)
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     gap = " " if compact else "  "
@@ -56,22 +60,16 @@ def _lay_out(board: Board, *, compact: bool) -> list[str]:
     return lines
 
 
-def _differs(board: Board, axis: str) -> bool:
-    """Whether two trials of one method differ on an axis; baselines have no calibration."""
-    seen: dict[str, set[object]] = {}
-    for entry in board.entries:
-        seen.setdefault(entry.row["method"], set()).add(entry.row[axis])
-    return any(len(values) > 1 for values in seen.values())
-
-
 def _cells(board: Board, entry: Entry, axes: Sequence[str], *, compact: bool) -> list[str]:
+    """The cells of one trial; `axes` are the texts of what tells it from others."""
     row = entry.row
     shorten = without_zero if compact else str
-    scheme = "-" if entry.is_baseline else str(row["scheme"]).replace("-asym", "")
+    full = str(row["scheme"]) == str(FULL_PRECISION)
+    scheme = "-" if full else str(row["scheme"]).replace("-asym", "")
     return [
         _short(row["method"]),
         scheme,
-        *("-" if row[axis] is None else str(row[axis]) for axis in axes),
+        *axes,
         *(score_text(entry.scores.get(task), compact=compact) for task in board.tasks),
         shorten(number_text(row["score_mean"])),
         shorten(number_text(None if entry.is_baseline else row["delta"], sign=True)),

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from dllm_sweep.reports.listing import Listing, as_csv, markdown, text_of
+from dllm_sweep.reports.told_apart import axis_texts, differing_axes
 from dllm_sweep.spec import FULL_PRECISION_METHOD
 
 if TYPE_CHECKING:
@@ -219,15 +220,18 @@ def _flat(found: Sequence[Board]) -> Listing:
 
 def _wide(board: Board) -> Listing:
     columns = ("model", "method", "scheme", "calibration", "seed")
+    trials = [entry.row for entry in board.entries]
+    axes = [axis for axis in differing_axes(trials) if axis not in columns]
     rows = tuple(
         (
             *(entry.row[column] for column in columns),
+            *texts,
             *(score_text(entry.scores.get(task)) for task in board.tasks),
             *_summary(entry),
         )
-        for entry in board.entries
+        for entry, texts in zip(board.entries, axis_texts(trials, axes), strict=True)
     )
-    return Listing((*columns, *board.tasks, "mean", "delta", "bits", "class"), rows)
+    return Listing((*columns, *axes, *board.tasks, "mean", "delta", "bits", "class"), rows)
 
 
 def _summary(entry: Entry) -> tuple[str, ...]:

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 
 from dllm_sweep.beside_published import Comparison
 from dllm_sweep.reports.listing import Listing
+from dllm_sweep.reports.told_apart import axis_texts, differing_axes
 from dllm_sweep.task_groups import degradation
 
 _FULL = (
-    *("sweep", "trial_key", "model", "published_model", "method", "scheme", "seed", "name"),
+    *("sweep", "trial_key", "model", "published_model", "method", "parameters", "scheme", "seed"),
+    "name",
     *("tasks", "metric", "own", "own_stderr", "own_items", "published", "published_stderr"),
     *("difference", "margin", "verdict", "own_change", "published_change", "table", "note"),
 )
@@ -25,11 +27,13 @@ def comparison_listing(found: Sequence[Comparison], *, full: bool) -> Listing:
     """
     if full:
         return Listing(_FULL, tuple(tuple(_value(one, name) for name in _FULL) for one in found))
+    trials = [{"method": one.method, "parameters": one.parameters} for one in found]
+    axes = differing_axes(trials, ("parameters",))
     columns = (
-        *("model", "method", "scheme", "task", "own", "published", "difference", "95 %"),
+        *("model", "method", "scheme", *axes, "task", "own", "published", "difference", "95 %"),
         *("verdict", "change", "published change", "class", "tasks"),
     )
-    return Listing(columns, tuple(_short(one) for one in found))
+    return Listing(columns, tuple(map(_short, found, axis_texts(trials, axes))))
 
 
 def comparison_note(found: Sequence[Comparison]) -> str:
@@ -43,11 +47,13 @@ def comparison_note(found: Sequence[Comparison]) -> str:
     return "\n".join([*lines, *(f"- {note}" for note in notes)])
 
 
-def _short(one: Comparison) -> tuple[object, ...]:
+def _short(one: Comparison, told: Sequence[str]) -> tuple[object, ...]:
+    """One row for people; `told` tells its trial from others of the same method and scheme."""
     is_group = len(one.tasks) > 1
     scores = (f"{one.own:.2f}", f"{one.published:.2f}", f"{one.difference:+.2f}")
     return (
-        *(one.model, one.method, one.scheme, one.name, *scores, f"±{one.margin:.2f}", one.verdict),
+        *(one.model, one.method, one.scheme, *told, one.name, *scores),
+        *(f"±{one.margin:.2f}", one.verdict),
         _signed(one.own_change),
         _signed(one.published_change),
         _classes(one) if is_group else "",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from dllm_sweep.reports.leaderboard import SCORES_SQL, number_text
 from dllm_sweep.reports.listing import Listing, as_csv, as_json, markdown, plain
+from dllm_sweep.reports.told_apart import axis_texts, differing_axes
 from dllm_sweep.spec import FULL_PRECISION_METHOD
 
 if TYPE_CHECKING:
@@ -70,16 +71,10 @@ def _with_error(row: GroupMean, errors: Mapping[tuple[str, str, str], float | No
 
 
 def _short(rows: Sequence[GroupMean]) -> Listing:
-    axes = [name for name in ("parameters", "calibration", "seed") if _differs(rows, name)]
+    axes = differing_axes(rows)
+    told = axis_texts(rows, axes)
     columns = ("model", "group", "method", "scheme", *axes, "mean", "drop", "class", "tasks")
-    return Listing(columns, tuple(_row(row, axes) for row in rows))
-
-
-def _differs(rows: Sequence[GroupMean], axis: str) -> bool:
-    seen: dict[str, set[object]] = {}
-    for row in rows:
-        seen.setdefault(row["method"], set()).add(row[axis])
-    return any(len(values) > 1 for values in seen.values())
+    return Listing(columns, tuple(map(_row, rows, told)))
 
 
 def _row(row: GroupMean, axes: Sequence[str]) -> tuple[object, ...]:
@@ -88,7 +83,7 @@ def _row(row: GroupMean, axes: Sequence[str]) -> tuple[object, ...]:
     is_baseline = row["method"] == FULL_PRECISION_METHOD
     return (
         *(row["model"], row["task_group"], row["method"], "" if is_baseline else row["scheme"]),
-        *(row[axis] for axis in axes),
+        *axes,
         number_text(row["score_mean"]) + error,
         "" if drop is None or is_baseline else f"{drop:+.1f}",
         "baseline" if is_baseline else row["degradation"] or row["note"],
