@@ -13,6 +13,7 @@ from dllm_sweep.errors import InputError, UnknownName
 from dllm_sweep.spec import CalibrationSpec, DecodingSpec, ModelRef, QuantScheme, TaskSpec
 
 if TYPE_CHECKING:
+    from dllm_sweep.manifest import Recipe
     from dllm_sweep.models.family import Widths
     from dllm_sweep.models.known import Published
 
@@ -95,9 +96,9 @@ class ModelFacts:
         max_length: Longest usable sequence in tokens; None if it is not known.
         block_size: Tokens in a block of block-causal attention; None if attention is full.
         widths: Sizes of its layers; None if they are not known.
-        embedded: Whether the package carries it.
-        quantized: How a saved quantized model was made, such as `gptq w4a16-g128`; None if it is in
-            full precision, as far as is known.
+        embedded: Whether the package carries it, or what it was quantized from.
+        quantized: How a saved quantized model was made; None if it is in full precision, as far as
+            is known.
     """
 
     family: str
@@ -107,7 +108,7 @@ class ModelFacts:
     block_size: int | None
     widths: Widths | None
     embedded: bool
-    quantized: str | None = None
+    quantized: Recipe | None = None
 
 
 @lru_cache
@@ -122,6 +123,8 @@ def facts_of(ref: ModelRef) -> ModelFacts:
     name = ref.family or locate.family_of(ref)
     family = plugins.load("model family", name)
     config, published = locate.local_config(ref), known.published(ref.name)
+    recipe = locate.recipe_of(ref)
+    source = ref.name if recipe is None else recipe.model
     return ModelFacts(
         family=name,
         sampler=family.sampler,
@@ -129,8 +132,8 @@ def facts_of(ref: ModelRef) -> ModelFacts:
         max_length=_read(family.max_length, config, published.max_length if published else None),
         block_size=_read(family.block_size, config, published.block_size if published else None),
         widths=_read(_widths_in, config, _published_widths(published)),
-        embedded=ref.name in locate.embedded_names(),
-        quantized=locate.quantized_by(ref),
+        embedded=source in locate.embedded_names(),
+        quantized=recipe,
     )
 
 

@@ -125,6 +125,9 @@ def _tried(
         built = point.method.built
         scheme = point.method.settings.scheme(point.scheme)
         scheme = canonical_scheme(scheme, default=built.symmetric)
+        made = point.model.facts.quantized
+        if made is not None and point.method.location == FULL_PRECISION_METHOD:
+            scheme = QuantScheme.parse(made.scheme)
         spec = TrialSpec(
             model=point.model.ref,
             method=point.method.location,
@@ -144,7 +147,7 @@ def _skip(spec: TrialSpec, point: Point) -> Skip | None:
     """Say why a trial cannot run; None if it can, as far as is known."""
     method, model = point.method.built, point.model
     reasons = (
-        (method.refusal(spec.scheme), "schemes"),
+        (None if spec.is_baseline else method.refusal(spec.scheme), "schemes"),
         (_quantized_already(spec, model), "models"),
         (_unreadable(spec, model), "calibration"),
         (catalog.misfit(method, spec.scheme, model.facts), "methods"),
@@ -184,7 +187,7 @@ def _odd_groups(spec: TrialSpec, point: Point) -> str | None:
     fit. What a preset leaves out shares its inputs with modules that it keeps.
     """
     size = spec.scheme.group_size
-    if size is None or point.method.own_modules:
+    if size is None or point.method.own_modules or spec.is_baseline:
         return None
     odd = [inputs for inputs in point.model.sizes if inputs % size]
     listed = " and ".join(map(str, odd))
@@ -212,7 +215,10 @@ def _planned(
 
 
 def _baseline(spec: TrialSpec, full: Method) -> TrialSpec:
-    """The full-precision trial that `spec` is compared with."""
+    """The full-precision trial that `spec` is compared with; itself for a model that was saved
+    quantized, whose trial has the scheme of what it evaluates."""
+    if spec.is_baseline:
+        return spec
     return replace(
         spec,
         method=FULL_PRECISION_METHOD,
@@ -248,7 +254,8 @@ def _label(spec: TrialSpec, default: Any) -> str:
     model = _short_model(spec.model)
     seed = f" seed{spec.seed}" if spec.seed else ""
     if spec.is_baseline:
-        return f"{model} {spec.method}{seed}"
+        scheme = "" if spec.scheme.is_full_precision else f" {spec.scheme}"
+        return f"{model} {spec.method}{scheme}{seed}"
     usual: dict[str, Any] = dict(parameters_of(default))
     options = ",".join(f"{k}={v}" for k, v in spec.parameters if usual[k] != v)
     method = Path(spec.method).name + (f"({options})" if options else "")

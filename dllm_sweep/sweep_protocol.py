@@ -124,7 +124,11 @@ class _Maker:
 
     @property
     def dtype(self) -> str:
-        """The type of the computation: written, the package's own, the preset's, the usual."""
+        """The type of the computation: written, that of a saved quantized model, the package's own,
+        the preset's, the usual."""
+        made = self.facts.quantized
+        if self.file.dtype is None and made is not None:
+            return made.dtype
         preset = None if self.file.preset is None else presets.load(self.file.preset)
         usual = _DTYPE if preset is None else preset.dtype
         return self.file.dtype or (_EMBEDDED_DTYPE if self.facts.embedded else usual)

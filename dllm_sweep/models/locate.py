@@ -13,7 +13,7 @@ from typing import Any
 
 from dllm_sweep import plugins
 from dllm_sweep.errors import CheckpointError, InputError, UnknownName
-from dllm_sweep.manifest import MANIFEST, read_manifest
+from dllm_sweep.manifest import MANIFEST, Recipe, read_manifest
 from dllm_sweep.models import known
 from dllm_sweep.models.family import ModelFamily
 from dllm_sweep.models.planted import VARIANTS, PlantedOutliers
@@ -137,16 +137,16 @@ def parameter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
     return stored if manifest is None else manifest.shapes(stored)
 
 
-def quantized_by(ref: ModelRef) -> str | None:
-    """Say how a local model was quantized, such as `gptq w4a16-g128`; None if it was not, as far
-    as is known without downloading it.
+def recipe_of(ref: ModelRef) -> Recipe | None:
+    """Say how a local model was quantized; None if it was not, as far as is known without
+    downloading it.
 
     Raises:
         CheckpointError: If it was, and its folder is damaged.
     """
     folder = _local_folder(ref.name)
     manifest = None if folder is None else read_manifest(folder)
-    return None if manifest is None else str(manifest.recipe)
+    return None if manifest is None else manifest.recipe
 
 
 def family_of(ref: ModelRef) -> str:

@@ -95,12 +95,14 @@ class Outcome:
 
     Attributes:
         saved: The folder.
+        scheme: With its weight grid written out.
         linears: How many were quantized.
         seconds: How long quantizing took, without loading and writing.
         warnings: What the user should know.
     """
 
     saved: SavedModel
+    scheme: str
     linears: int
     seconds: float
     warnings: tuple[str, ...]
@@ -230,9 +232,15 @@ def run_job(job: Job, out: str | Path, machine: Machine, display: Display) -> Ou
     seconds = time.monotonic() - started
     display.note(f"writing {out}")
     saved = save_quantized(model, target, layout=job.layout)
-    report = model.quantization_report
-    linears = sum(row.weights > 0 for row in report.modules)
-    return Outcome(saved=saved, linears=linears, seconds=seconds, warnings=report.warnings)
+    report, recipe = model.quantization_report, model.recipe
+    assert recipe is not None
+    return Outcome(
+        saved=saved,
+        scheme=recipe.scheme,
+        linears=sum(row.weights > 0 for row in report.modules),
+        seconds=seconds,
+        warnings=report.warnings,
+    )
 
 
 def _dtype(machine: Machine) -> str | None:

@@ -18,6 +18,7 @@ from dllm_sweep import catalog
 from dllm_sweep.manifest import Recipe
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.models.locate import model_digest
+from dllm_sweep.plan import canonical_scheme
 from dllm_sweep.shipping import local
 from dllm_sweep.spec import CalibrationSpec, ModelRef, QuantScheme
 
@@ -53,7 +54,7 @@ def recipe_of(
         method_version=built.version,
         method_sha256=own,
         parameters=tuple(sorted(values.items())),
-        scheme=str(scheme),
+        scheme=str(canonical_scheme(scheme, default=built.symmetric)),
         calibration=calibration,
         calibration_tokens=_described(tokens) if tokens else None,
         seed=seed,

@@ -35,7 +35,7 @@ def test_a_folder_comes_out_that_loads_and_says_how_it_was_made(workplace):
     done = run(*SMALL, "--set", "damping=0.05", "--seed", "3", "--format", "json")
     assert done.exit_code == 0, done.output
     (row,) = json.loads(done.stdout)
-    assert (row["folder"], row["method"], row["scheme"]) == ("out", "gptq", "w4a16-g16")
+    assert (row["folder"], row["method"], row["scheme"]) == ("out", "gptq", "w4a16-g16-asym")
     assert (row["linears"], row["average_bits"], row["stored_bits"]) == (21, 5.25, 6.25)
     assert row["bytes"] == sum(file.stat().st_size for file in (workplace / "out").iterdir())
     recipe = read_manifest(workplace / "out").recipe
@@ -151,14 +151,29 @@ schemes: [w4a16-g16]
 tasks: [tiny_math]
 outliers: false
 """
-    rows = {trial.label: trial.skip_reason for trial in plan_of(sweep, workplace).trials}
+    plan = plan_of(sweep, workplace)
+    rows = {trial.label: trial.skip_reason for trial in plan.trials}
     assert [label for label, reason in rows.items() if reason is None] == [
-        "out fp",
+        "out fp w4a16-g16-asym",
         "llada-tiny fp",
         "llada-tiny rtn w4a16-g16",
     ]
+    assert plan.added == ()
     reason = rows["out rtn w4a16-g16"]
-    assert reason.startswith("out is quantized already (rtn w4a16-g16): the method fp evaluates it")
+    assert reason.startswith(
+        "out is quantized already (rtn w4a16-g16-asym): the method fp evaluates it"
+    )
+
+
+def test_a_folder_is_evaluated_in_the_type_and_by_the_protocol_of_what_it_was_made_from(workplace):
+    assert run(model="llada-tiny", method="rtn", scheme="w3a16-g32").exit_code == 0
+    sweep = "models: [out, llada-tiny]\nmethods: [fp]\ntasks: [tiny_math]\noutliers: false\n"
+    saved, full = (trial.spec for trial in plan_of(sweep, workplace).trials)
+    assert (str(saved.scheme), str(full.scheme)) == ("w3a16-g32-asym", "w16a16")
+    assert saved.protocol == full.protocol
+    assert run("--dtype", "bfloat16", method="rtn", out="half").exit_code == 0
+    (half,) = plan_of(sweep.replace("[out, llada-tiny]", "[half]"), workplace).trials
+    assert half.spec.protocol.dtype == "bfloat16"
 
 
 def test_a_folder_of_another_content_is_another_trial(workplace):

@@ -158,7 +158,7 @@ def test_the_recipe_says_how_to_do_it_again(make_quantized, tmp_path):
     model = make_quantized("llada", "gptq", "w3a16-g16", damping=0.05)
     save_quantized(model, tmp_path / "out")
     recipe = read_manifest(tmp_path / "out").recipe
-    assert (recipe.method, recipe.scheme, recipe.seed) == ("gptq", "w3a16-g16", 0)
+    assert (recipe.method, recipe.scheme, recipe.seed) == ("gptq", "w3a16-g16-asym", 0)
     assert dict(recipe.parameters)["damping"] == 0.05
     assert recipe.calibration_tokens.startswith("8 sequences of 64 token ids, SHA-256 ")
     assert len(recipe.model_digest) == 64
