@@ -1,4 +1,4 @@
-"""Pages of the documentation that say which test holds what: their rows, and the tests they name."""
+"""Pages that say which test holds what: the rows of their tables, and the tests they name."""
 
 import ast
 from pathlib import Path
