@@ -177,8 +177,11 @@ class _Walk:
                     # Before the block is scaled: one that is restored never is, and the next
                     # block must see the same bits.
                     following.advance(block)
-                quantize = partial(self._quantize_block, index, full, rounded)
-                records.append(workspace.finish(model, index, quantize))
+                records.append(
+                    workspace.finish(
+                        model, index, partial(self._quantize_block, index, full, rounded)
+                    )
+                )
                 if rounded is not None and not is_last:
                     rounded.advance(block)
             full = following

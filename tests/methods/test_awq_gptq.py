@@ -88,7 +88,7 @@ def test_the_searches_see_full_precision_and_gptq_the_quantized_blocks_before(
 
 @pytest.mark.parametrize("solver", ["rtn", "gptq"])
 def test_a_crash_between_blocks_changes_no_bit_of_the_result(solver, make, make_batches):
-    method, batches = build("awq", {**FAST, "solver": solver}), make_batches(padding=6)
+    method, batches = build("awq", {**FAST, "solver": solver}), make_batches(8, padding=6)
     whole, crashed, resumed = make(layers=3), make(layers=3), make(layers=3)
     report = method.quantize(whole, SCHEME, batches)
     kept = Kept(stop=1)
