@@ -6,7 +6,7 @@ import click
 
 from dllm_sweep.cli.options import format_option
 
-KINDS = ("models", "methods", "schemes", "tasks", "calibrations", "maskings")
+KINDS = ("models", "methods", "schemes", "tasks", "calibrations", "maskings", "presets")
 
 
 @click.command("list")

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields
 
-from dllm_sweep import catalog, plugins
+from dllm_sweep import catalog, plugins, presets
 from dllm_sweep.errors import SweepError
 from dllm_sweep.evaluation.tasks import known_tasks
+from dllm_sweep.presets.base import LEFT_OPEN, MethodSettings
 from dllm_sweep.reports.listing import Listing
-from dllm_sweep.spec import SCHEME_FORM
+from dllm_sweep.spec import SCHEME_FORM, CalibrationSpec
 
 
 def inventory(kind: str) -> tuple[Listing, str]:
     """List one kind of names, and say what else is legal.
 
     Args:
-        kind: `models`, `methods`, `schemes`, `tasks`, `calibrations` or `maskings`.
+        kind: `models`, `methods`, `schemes`, `tasks`, `calibrations`, `maskings` or
+            `presets`.
     """
     return _KINDS[kind]()
 
@@ -79,6 +81,31 @@ def _masking(name: str) -> tuple[str, str, str]:
     return name, ", ".join(mode.options), about
 
 
+def _presets() -> tuple[Listing, str]:
+    """One row for each method and each setup of it, with the families that share it."""
+    rows = tuple(row for name in catalog.names("preset") for row in _preset(name))
+    columns = ("preset", "method", "families", "weights", "attention", "parameters", "calibration")
+    return Listing(columns, rows), "what a sweep file says itself goes before: docs/presets.md"
+
+
+def _preset(name: str) -> Iterator[tuple[str, ...]]:
+    preset = presets.load(name)
+    for method in catalog.names("method"):
+        shared: dict[tuple[MethodSettings, CalibrationSpec | None], list[str]] = {}
+        for family in catalog.names("model family"):
+            setup = preset.method(method, family), preset.calibration(method, family)
+            shared.setdefault(setup, []).append(family)
+        for (settings, text), families in shared.items():
+            if settings != LEFT_OPEN:
+                yield name, method, ", ".join(families), *_setup(settings), str(text or "")
+
+
+def _setup(settings: MethodSettings) -> tuple[str, str, str]:
+    weights = {None: "", True: "symmetric", False: "asymmetric"}[settings.symmetric]
+    parameters = ", ".join(f"{key}={value}" for key, value in settings.parameters)
+    return weights, settings.operands or "", parameters
+
+
 _KINDS: dict[str, Callable[[], tuple[Listing, str]]] = {
     "models": _models,
     "methods": _methods,
@@ -86,4 +113,5 @@ _KINDS: dict[str, Callable[[], tuple[Listing, str]]] = {
     "tasks": _tasks,
     "calibrations": _calibrations,
     "maskings": _maskings,
+    "presets": _presets,
 }

@@ -174,7 +174,7 @@ def test_init_writes_once_and_only_force_overwrites(folder):
 
 
 @pytest.mark.parametrize(
-    "kind", ["models", "methods", "schemes", "tasks", "calibrations", "maskings"]
+    "kind", ["models", "methods", "schemes", "tasks", "calibrations", "maskings", "presets"]
 )
 def test_every_kind_lists_as_json(kind):
     done = run("list", kind, "--format", "json")
