@@ -146,7 +146,8 @@ class CalibrationSpec:
         subset: Configuration name of a hub data set.
         text_field: Column that holds the text.
         digest: SHA-256 of the source's content, or the hub's commit; set by planning.
-        prompt_share: Of `prefix` and `trajectory`: the part of each sequence that stays visible.
+        prompt_share: Of `prefix` and `trajectory`: the part of each sequence that stays visible;
+            of a sequence with a conversation's prompt at most.
         steps: Of `trajectory`: denoising steps over the continuation; None is at least 32, and
             at least 4 a block.
         block_length: Of `trajectory`: tokens in a block of the sampler; None is 32, or one block
@@ -155,8 +156,10 @@ class CalibrationSpec:
             samples, in turn; empty spreads them evenly.
         masked_weight: How much a mask token counts in statistics; 0 leaves it out.
         visible_weight: How much any other token counts; 0 leaves it out.
-        prompt_field: Of `chat`: column that holds the prompt.
-        answer_field: Of `chat`: column that holds the answer.
+        prompts: Of `trajectory`: `text` continues the fronts of crops, `chat` answers the prompts
+            of conversations.
+        prompt_field: Of `chat`, and of `trajectory` with such prompts: column of the prompt.
+        answer_field: Of `chat`: column of the answer.
     """
 
     source: str = "tiny-text"
@@ -174,6 +177,7 @@ class CalibrationSpec:
     mask_ratios: tuple[float, ...] = field(default=(), metadata=LATER)
     masked_weight: float = field(default=1.0, metadata=LATER)
     visible_weight: float = field(default=1.0, metadata=LATER)
+    prompts: str = field(default="text", metadata=LATER)
     prompt_field: str = field(default="question", metadata=LATER)
     answer_field: str = field(default="answer", metadata=LATER)
 

@@ -79,6 +79,7 @@ class CalibrationEntry(TextEntry):
     mask_ratios: Annotated[tuple[float, ...], Strict(False)] = ()
     masked_weight: float = CalibrationSpec.masked_weight
     visible_weight: float = CalibrationSpec.visible_weight
+    prompts: str = CalibrationSpec.prompts
     prompt_field: str = CalibrationSpec.prompt_field
     answer_field: str = CalibrationSpec.answer_field
 
@@ -115,6 +116,7 @@ class CalibrationEntry(TextEntry):
             mask_ratios=tuple(sorted({float(ratio) for ratio in self.mask_ratios})),
             masked_weight=self.masked_weight,
             visible_weight=self.visible_weight,
+            prompts=self.prompts,
             prompt_field=self.prompt_field,
             answer_field=self.answer_field,
         )

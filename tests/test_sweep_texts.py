@@ -60,6 +60,10 @@ def test_defaults_are_those_of_the_spec(tmp_path):
         ({"masking": "prefix", "steps": 8}, "calibration[0].steps: masking 'prefix' does not read"),
         ({"steps": 8}, "calibration[0].steps: masking 'none' does not read it"),
         ({"masking": "chat"}, "calibration[0].prompt_field: calibration text 'tiny-text' has no"),
+        (
+            {"masking": "trajectory", "prompts": "chat"},
+            "calibration[0].prompt_field: calibration text 'tiny-text' has no column 'question'",
+        ),
         ({"source": "tiny-chat"}, "calibration[0].text_field: calibration text 'tiny-chat' has no"),
         ({"masking": "prefix", "prompt_share": 1}, "calibration[0].prompt_share must be at least"),
         ({"masking": "trajectory", "mask_ratios": [2]}, "calibration[0].mask_ratios must be above"),

@@ -7,12 +7,9 @@ template where it has one, else it stands as it is; the answer ends with the tok
 
 from __future__ import annotations
 
-from itertools import islice
 from typing import TYPE_CHECKING
 
 from dllm_sweep.calibration.base import WEIGHTS, ProgressCallback
-from dllm_sweep.calibration.sources import records
-from dllm_sweep.errors import CalibrationError
 from dllm_sweep.spec import CalibrationSpec
 
 if TYPE_CHECKING:
@@ -76,33 +73,12 @@ _Row = tuple[list[int], list[int]]
 
 def _rows(spec: CalibrationSpec, model: DiffusionModel, generator: Generator) -> list[_Row]:
     """Draw conversations whose prompt leaves room for an answer, which is cut at the length."""
-    import torch
+    from dllm_sweep.calibration import conversations
 
-    from dllm_sweep.calibration.drawing import POOL
+    def encode(prompt: str, answer: str) -> _Row | None:
+        first = conversations.prompt_ids(model, prompt)
+        room = spec.length - len(first)
+        return (first, conversations.answer_ids(model, answer)[:room]) if room > 0 else None
 
-    found = records(spec, ("prompt_field", "answer_field"))
-    pool = list(islice(found, POOL * spec.samples))
-    order = torch.randperm(len(pool), generator=generator).tolist()
-    encoded = (_encoded(model, *pool[place]) for place in order)
-    fitting = ((p, answer[: spec.length - len(p)]) for p, answer in encoded if len(p) < spec.length)
-    rows = list(islice(fitting, spec.samples))
-    if len(rows) < spec.samples:
-        raise CalibrationError(
-            f"calibration text {spec.source!r}: {len(rows)} of {len(pool)} prompts are shorter than"
-            f" {spec.length} tokens, but {spec.samples} samples were asked for: raise `length` or"
-            " ask for fewer"
-        )
-    return rows
-
-
-def _encoded(model: DiffusionModel, prompt: str, answer: str) -> _Row:
-    from dllm_sweep.calibration.drawing import tokenizer_of
-    from dllm_sweep.decoding.batching import begin_of_text
-
-    read, special = tokenizer_of(model), model.special
-    response = read(answer, add_special_tokens=False)["input_ids"]
-    if read.chat_template is not None:
-        end = special.end_ids[0] if special.turn_end_id is None else special.turn_end_id
-        return model.chat_prompt(prompt), [*response, end]
-    ids = read(prompt, add_special_tokens=False)["input_ids"]
-    return [*begin_of_text(model), *ids], [*response, special.end_ids[0]]
+    fields = ("prompt_field", "answer_field")
+    return conversations.draw(spec, generator, fields, spec.samples, encode)

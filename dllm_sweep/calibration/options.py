@@ -24,6 +24,9 @@ OPTIONS = tuple(name for name in _DEFAULTS if name not in _OF_ALL)
 STATES = 8
 """Samples that a run gives where the file does not say which."""
 _USUAL_BLOCK = DecodingSpec.block_length
+_COLUMNS = ("text_field", "prompt_field", "answer_field")
+PROMPTS = ("text", "chat")
+"""What a model may continue: fronts of crops, or prompts of conversations."""
 _LEAST_STEPS, _LEAST_STEPS_OF_A_BLOCK = 32, 4
 
 Problem = tuple[str, str]
@@ -38,8 +41,14 @@ def problems(spec: CalibrationSpec) -> Iterator[Problem]:
     """
     known = plugins.load(KIND, spec.masking).options
     for name in OPTIONS:
-        if name not in known and getattr(spec, name) != _DEFAULTS[name]:
+        if getattr(spec, name) == _DEFAULTS[name]:
+            continue
+        if name not in known:
             yield name, f"masking {spec.masking!r} does not read it; {_readers(name)}"
+        elif name in _COLUMNS and name not in columns(spec):
+            yield name, f"with prompts {spec.prompts!r}, {' and '.join(columns(spec))} is read"
+    if spec.prompts not in PROMPTS:
+        yield "prompts", f"must be {' or '.join(PROMPTS)}, not {spec.prompts!r}"
     if not 0 <= spec.prompt_share < 1:
         yield "prompt_share", f"must be at least 0 and below 1, not {spec.prompt_share}"
     for name in WEIGHTS:
@@ -57,15 +66,21 @@ def problems(spec: CalibrationSpec) -> Iterator[Problem]:
             yield name, f"must be at least 1, not {count}"
 
 
+def columns(spec: CalibrationSpec) -> tuple[str, ...]:
+    """Name the fields of the spec that name columns which are read."""
+    known = plugins.load(KIND, spec.masking).options
+    unread = "prompt_field" if spec.prompts == "text" else "text_field"
+    choice = {unread} if "prompts" in known else set()
+    return tuple(name for name in _COLUMNS if name in known and name not in choice)
+
+
 def column_problems(spec: CalibrationSpec) -> Iterator[Problem]:
     """Look for the columns that the mode reads, in the first record of a local source."""
-    read = plugins.load(KIND, spec.masking).options
-    for name in ("text_field", "prompt_field", "answer_field"):
-        if name in read:
-            try:
-                check_columns(spec, (name,))
-            except CalibrationError as error:
-                yield name, str(error)
+    for name in columns(spec):
+        try:
+            check_columns(spec, (name,))
+        except CalibrationError as error:
+            yield name, str(error)
 
 
 def check_calibration(spec: CalibrationSpec) -> None:

@@ -1,9 +1,9 @@
-"""States of the model's own denoising: the continuation of a crop, as far as it has been written.
+"""States of the model's own denoising: what it writes behind a prompt, as far as it has got.
 
-In full precision the model continues crops behind a visible prompt with its family's usual
-sampler, greedily; of what it is shown in these runs, the states with the wanted shares of mask
-tokens are kept. This is the temporal sampling of DLLMQuant (arXiv 2508.14090): tokens that stand
-beside the masks are the model's own, chosen in its own order.
+In full precision the model continues visible prompts, the fronts of crops or the prompts of
+conversations, with its family's usual sampler, greedily; of what it is shown in these runs, the
+states with the wanted shares of mask tokens are kept. This is the temporal sampling of DLLMQuant
+(arXiv 2508.14090): the tokens beside the masks are the model's own, chosen in its own order.
 
 One run gives several samples. Without `mask_ratios`, the i-th of N samples, counted from 0, wants
 the ratio (i + 1) / N, and a run gives 8 of them, evenly spread; with them, each run gives one
@@ -58,9 +58,18 @@ class State:
 
 
 class TrajectoryMasking:
-    """Crops' continuations on their way."""
+    """Continuations and answers on their way."""
 
-    options = ("text_field", "prompt_share", "steps", "block_length", "mask_ratios", *WEIGHTS)
+    options = (
+        "text_field",
+        "prompts",
+        "prompt_field",
+        "prompt_share",
+        "steps",
+        "block_length",
+        "mask_ratios",
+        *WEIGHTS,
+    )
     reads_model = True
 
     def sequences(
@@ -70,7 +79,7 @@ class TrajectoryMasking:
         generator: Generator,
         progress: ProgressCallback | None = None,
     ) -> CalibrationBatch:
-        """Cut a crop for each run, let the model continue its prompt, and keep states.
+        """Draw a prompt for each run, let the model continue it, and keep states.
 
         Raises:
             CalibrationError: If the text cannot be read or is too short, or the model's sampler
@@ -78,20 +87,21 @@ class TrajectoryMasking:
         """
         import torch
 
-        from dllm_sweep.calibration import drawing
         from dllm_sweep.calibration.batch import CalibrationBatch
+        from dllm_sweep.decoding.batching import pad
 
         problem = refusal(spec, model.family.sampler, model.block_size)
         if problem is not None:
             raise CalibrationError(problem)
-        samples, prompt = wanted(spec), prompt_tokens(spec)
+        samples = wanted(spec)
         runs = 1 + max(sample.run for sample in samples)
-        crops = drawing.crops(spec, model, generator, runs)[:, :prompt]
-        _run(spec, model, crops.tolist(), samples, progress)
-        ids = torch.tensor([sample.ids for sample in samples])
-        masked = ids == model.special.mask_id
-        masked[:, :prompt] = False
-        return CalibrationBatch(input_ids=ids, attention_mask=None, masked=masked)
+        prompts = _prompts(spec, model, generator, runs)
+        _run(spec, model, prompts, samples, progress)
+        rows = [sample.ids for sample in samples]
+        ids, shown = pad(rows, model.special.pad_id, left=False, device=torch.device("cpu"))
+        starts = torch.tensor([[len(prompts[sample.run])] for sample in samples])
+        masked = (ids == model.special.mask_id) & (torch.arange(ids.shape[1]) >= starts)
+        return CalibrationBatch(input_ids=ids, attention_mask=shown, masked=masked)
 
 
 PLUGIN = TrajectoryMasking()
@@ -107,6 +117,24 @@ def wanted(spec: CalibrationSpec) -> list[State]:
         runs = math.ceil(spec.samples / each)
         pairs = [(n % runs, (n + 1) / spec.samples) for n in range(spec.samples)]
     return [State(run=run, masks=ratio * window) for run, ratio in pairs]
+
+
+def _prompts(
+    spec: CalibrationSpec, model: DiffusionModel, generator: Generator, count: int
+) -> list[list[int]]:
+    """Draw what the model continues: `prompt_tokens` of a crop, or at most so many of a prompt."""
+    from dllm_sweep.calibration import conversations, drawing
+
+    longest = prompt_tokens(spec)
+    if spec.prompts == "text":
+        found: list[list[int]] = drawing.crops(spec, model, generator, count)[:, :longest].tolist()
+        return found
+
+    def encode(prompt: str) -> list[int] | None:
+        ids = conversations.prompt_ids(model, prompt)
+        return ids if len(ids) <= longest else None
+
+    return conversations.draw(spec, generator, ("prompt_field",), count, encode)
 
 
 def _run(

@@ -65,7 +65,9 @@ def test_prompts_without_room_for_an_answer_are_passed_over_and_answers_are_cut(
     (batch,) = load(spec, model, batch_size=3)
     assert batch.attention_mask is None or int(batch.attention_mask.sum(1).max()) == size + 1
     assert batch.input_ids.shape == (3, size + 1)
-    with pytest.raises(CalibrationError, match=f"3 of 8 prompts are shorter than {size + 1} token"):
+    with pytest.raises(
+        CalibrationError, match=f"3 of 8 prompts leave room for an answer in {size + 1}"
+    ):
         load(replace(spec, samples=4), model, batch_size=4)
 
 

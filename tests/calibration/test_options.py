@@ -30,6 +30,15 @@ WRONG = [
         "visible_weight is 0 like masked_weight",
     ),
     ({"masking": "trajectory", "mask_ratios": (0.5, 0.0)}, "mask_ratios must be above 0"),
+    ({"masking": "trajectory", "prompts": "talk"}, "prompts must be text or chat, not 'talk'"),
+    (
+        {"masking": "trajectory", "prompt_field": "ask"},
+        "prompt_field: with prompts 'text', text_field is read",
+    ),
+    (
+        {"masking": "trajectory", "prompts": "chat", "text_field": "body"},
+        "text_field: with prompts 'chat', prompt_field is read",
+    ),
     ({"masking": "trajectory", "steps": 0}, "steps must be at least 1, not 0"),
 ]
 
@@ -76,6 +85,7 @@ CHANGED = {
     "mask_ratios": (1.0,),
     "masked_weight": 2.0,
     "visible_weight": 0.7,
+    "prompts": "chat",
     "prompt_field": "ask",
     "answer_field": "say",
 }

@@ -8,7 +8,9 @@ import torch
 
 from dllm_sweep import load_model
 from dllm_sweep.calibration import load
+from dllm_sweep.calibration.conversations import prompt_ids
 from dllm_sweep.calibration.options import decoding_of, refusal, written_tokens
+from dllm_sweep.calibration.sources import records
 from dllm_sweep.calibration.trajectory import wanted
 from dllm_sweep.decoding import generate
 from dllm_sweep.errors import CalibrationError
@@ -116,6 +118,23 @@ def test_the_usual_steps_fit_every_length(length, sampler):
     assert refusal(spec, sampler, None) is None
     decoding = decoding_of(spec, sampler, None)
     assert decoding.steps >= min(32, decoding.gen_length // 2)
+
+
+def test_prompts_of_conversations_are_answered(model):
+    spec = replace(SPEC, source="tiny-chat", prompts="chat", length=64, samples=12, steps=16)
+    (batch,) = load(spec, model, batch_size=12)
+    asked = {tuple(prompt_ids(model, question)) for (question,) in records(spec, ("prompt_field",))}
+    sizes = batch.attention_mask.sum(1).tolist()
+    prompts = [
+        tuple(ids[: size - 32]) for ids, size in zip(batch.input_ids.tolist(), sizes, strict=True)
+    ]
+    assert set(prompts) <= asked
+    assert len(set(prompts)) == 2
+    assert all(len(prompt) <= 32 for prompt in prompts)
+    for masked, prompt, size in zip(batch.masked, prompts, sizes, strict=True):
+        assert not masked[: len(prompt)].any()
+        assert not masked[size:].any()
+    assert batch.masked[-1].sum() == 32
 
 
 def test_the_plan_knows_how_much_the_model_will_write():
