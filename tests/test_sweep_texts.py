@@ -1,9 +1,12 @@
 """Calibration sets as a sweep file writes them."""
 
 import json
+from pathlib import Path
 
 import pytest
+import yaml
 
+from dllm_sweep import catalog
 from dllm_sweep.errors import SweepFileError
 from dllm_sweep.spec import CalibrationSpec
 from dllm_sweep.sweep_file import parse
@@ -87,3 +90,12 @@ def test_several_wrong_options_are_told_at_once(tmp_path):
 def test_the_packages_conversations_are_found_beside_a_sweep_file(tmp_path):
     (spec,) = entries(tmp_path, {"source": "tiny-chat", "masking": "chat"})
     assert spec.source == "tiny-chat"
+
+
+def test_the_examples_of_the_documentation_can_be_planned(tmp_path):
+    page = (Path(__file__).parents[1] / "docs" / "calibration.md").read_text(encoding="utf-8")
+    written = yaml.safe_load(page.split("```yaml\n")[1].split("```")[0])["calibration"]
+    (tmp_path / "my_texts.jsonl").write_text(json.dumps({"content": "one text"}))
+    llada = catalog.facts_of(catalog.resolve_model("llada-tiny"))
+    for spec in entries(tmp_path, *written):
+        assert catalog.calibration_refusal(spec, llada) is None
