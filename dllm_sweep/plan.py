@@ -254,8 +254,8 @@ def _label(spec: TrialSpec, default: Any) -> str:
     model = _short_model(spec.model)
     seed = f" seed{spec.seed}" if spec.seed else ""
     if spec.is_baseline:
-        scheme = "" if spec.scheme.is_full_precision else f" {spec.scheme}"
-        return f"{model} {spec.method}{scheme}{seed}"
+        saved = "" if spec.scheme.is_full_precision else f" {spec.scheme}"
+        return f"{model} {spec.method}{saved}{seed}"
     usual: dict[str, Any] = dict(parameters_of(default))
     options = ",".join(f"{k}={v}" for k, v in spec.parameters if usual[k] != v)
     method = Path(spec.method).name + (f"({options})" if options else "")

@@ -107,7 +107,8 @@ class WeightGrid:
     @property
     def highest(self) -> int:
         """Greatest code."""
-        return self.lowest + 2**self.bits - 1
+        greatest: int = self.lowest + 2**self.bits - 1
+        return greatest
 
     def split(self, sizes: Sequence[int]) -> tuple[WeightGrid, ...]:
         """Give the grids of parts of the weight, cut along its outputs as `Tensor.split` does."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant import attention
 from dllm_sweep.quant.affine import WeightGrid
-from dllm_sweep.quant.linear import QuantLinear
+from dllm_sweep.quant.linear import QuantLinear, TransformedLinear
 from dllm_sweep.quant.packing import codes_of, pack
 from dllm_sweep.saving import weights
 from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
@@ -68,7 +68,7 @@ def refusal(model: DiffusionModel) -> str | None:
     return None
 
 
-def _linear_refusal(part: weights.TransformedLinear) -> str | None:
+def _linear_refusal(part: TransformedLinear) -> str | None:
     if part.transform is not None:
         return "transforms its input when it is called, which the layout cannot say"
     if not isinstance(part, QuantLinear):
@@ -128,7 +128,8 @@ def write(model: DiffusionModel, folder: Path) -> float:
     save_file(ready, folder / _FILE, metadata={"format": "pt"})
     text = json.dumps(_config(model, packed, symmetric=symmetric), indent=2, ensure_ascii=False)
     (folder / "config.json").write_text(f"{text}\n", encoding="utf-8")
-    return 8 * packed_bytes / sum(part.weight.numel() for part in packed.values())
+    count: int = sum(part.weight.numel() for part in packed.values())
+    return 8 * packed_bytes / count
 
 
 def _is_symmetric(grid: WeightGrid) -> bool:
@@ -183,7 +184,8 @@ def _config(model: DiffusionModel, packed: Mapping[str, Any], *, symmetric: bool
         "config_groups": {"group_0": group},
         "ignore": [name for name in (*model.linears(), "lm_head") if name not in packed],
     }
-    return model.host.config.to_dict() | {
+    host: dict[str, Any] = model.host.config.to_dict()
+    return host | {
         "architectures": [type(model.host).__name__],
         "is_causal": False,
         "mask_token_id": model.special.mask_id,

@@ -25,7 +25,7 @@ from dllm_sweep.sweep_entries import Entry, MethodEntry, ModelEntry, Seed
 from dllm_sweep.sweep_file import SchemeName
 from dllm_sweep.sweep_problems import explain
 from dllm_sweep.sweep_texts import CalibrationEntry
-from dllm_sweep.yaml_places import Document
+from dllm_sweep.yaml_places import Document, Place
 
 OFFLOADED_DTYPE = "bfloat16"
 """The type of weights that stay on the CPU, where nothing else is said."""
@@ -134,8 +134,12 @@ def plan_job(
     """
     named = {"name": model} if family is None else {"name": model, "family": family}
     data = {"model": named, "method": {"name": method}, "scheme": scheme, "seed": seed}
-    options = {("model",): f"--model {model}", ("method",): f"--method {method}"}
-    document = Document(data, {}, options | {("scheme",): f"--scheme {scheme}"})
+    options: dict[Place, str] = {
+        ("model",): f"--model {model}",
+        ("method",): f"--method {method}",
+        ("scheme",): f"--scheme {scheme}",
+    }
+    document = Document(data, {}, options)
     document = overridden(document, [_placed(read_setting(text)) for text in settings])
     folder = Path.cwd()
     try:
