@@ -122,7 +122,7 @@ def points(file: SweepFile, gpus: float | None) -> Iterator[Point]:
         method = methods[model.facts.family, index]
         baseline = method.location == FULL_PRECISION_METHOD
         schemes = (str(FULL_PRECISION),) if baseline else file.schemes
-        texts = written or [_preset_text(str(file.preset), model, method)]
+        texts = _texts_for(file, model, method, written)
         for (at, scheme), text, seed in product(enumerate(schemes), texts, file.seeds):
             entries: list[Place] = [("methods", index), ("models", place)]
             entries += [] if baseline else [("schemes", at)]
@@ -177,9 +177,7 @@ def parameters_of(method: Any) -> Parameters:
 
 
 def _written_texts(file: SweepFile, *, read: bool) -> list[Text]:
-    """The file's calibration sets, or the usual one; none where a preset says which."""
-    if file.calibration is None and file.preset is not None:
-        return []
+    """The file's calibration sets as they are without a preset; the usual one if it has none."""
     entries = (CalibrationEntry(),) if file.calibration is None else file.calibration
     return [
         Text(
@@ -189,6 +187,25 @@ def _written_texts(file: SweepFile, *, read: bool) -> list[Text]:
         )
         for index, entry in enumerate(entries)
     ]
+
+
+def _texts_for(file: SweepFile, model: Model, method: Method, written: list[Text]) -> list[Text]:
+    """The calibration sets of a method, on the preset's text where the file names none."""
+    if file.preset is None:
+        return written
+    own = _preset_text(file.preset, model, method)
+    if file.calibration is None:
+        return [own]
+    pairs = zip(file.calibration, written, strict=True)
+    return [_on_text_of(own.spec, entry, text) for entry, text in pairs]
+
+
+def _on_text_of(spec: CalibrationSpec | None, entry: CalibrationEntry, text: Text) -> Text:
+    """A written set on a preset's text, if it does not name one itself."""
+    if spec is None or entry.names_text:
+        return text
+    spec = entry.over(spec)
+    return replace(text, names=(*text.names, spec.source, str(spec)), spec=spec)
 
 
 def _preset_text(preset: str, model: Model, method: Method) -> Text:

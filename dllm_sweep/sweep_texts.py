@@ -69,6 +69,10 @@ def _text_location(source: str, folder: Path) -> str:
     return source if known else str(beside)
 
 
+_OF_TEXT = frozenset({"source", "split", "subset", "text_field", "revision"})
+"""Keys that say which text is meant."""
+
+
 class CalibrationEntry(TextEntry):
     """One calibration set: text, how it is masked, and which tokens count."""
 
@@ -105,6 +109,17 @@ class CalibrationEntry(TextEntry):
     def names(self) -> tuple[str, ...]:
         """What rules may call it."""
         return (self.source, str(self._as_written()))
+
+    @property
+    def names_text(self) -> bool:
+        """Whether it says which text; with a preset it may be about size and masking alone."""
+        return self.masking == "chat" or not self.model_fields_set.isdisjoint(_OF_TEXT)
+
+    def over(self, base: CalibrationSpec) -> CalibrationSpec:
+        """Give `base` with what is written here, its text apart."""
+        spec = self._as_written()
+        written = self.model_fields_set - _OF_TEXT
+        return replace(base, **{name: getattr(spec, name) for name in written})
 
     def _as_written(self) -> CalibrationSpec:
         return replace(

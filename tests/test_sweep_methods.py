@@ -129,6 +129,29 @@ def test_what_does_not_go_with_the_preset_is_refused_with_its_place(tmp_path):
     assert len(specs(tmp_path, **keys, models=["dream-tiny"])) == 2
 
 
+def texts(folder, **keys):
+    found = specs(folder, methods=["awq", "duquant"], schemes=["w4a16-g128", "w4a4"], **keys)
+    return {(one.method, str(one.calibration)) for one in found if one.calibration}
+
+
+def test_a_calibration_set_that_names_no_text_changes_the_presets(tmp_path):
+    models = ["Dream-org/Dream-v0-Base-7B@6572adb5535263e4d1a337b56942ba48b6dee2a9"]
+    found = texts(tmp_path, models=models, calibration=[{"masking": "uniform", "samples": 8}, {}])
+    pile = "mit-han-lab/pile-val-backup/{}/split=validation/seed42"
+    wikitext = "Salesforce/wikitext/{}/subset=wikitext-2-raw-v1/seed2"
+    assert found == {
+        ("awq", pile.format("8x512/uniform")),
+        ("awq", pile.format("128x512/none")),
+        ("duquant", wikitext.format("8x2048/uniform")),
+        ("duquant", wikitext.format("128x2048/none")),
+    }
+
+
+def test_one_that_names_its_text_goes_before_the_preset(tmp_path):
+    found = texts(tmp_path, calibration=[{"source": "tiny-text", "samples": 4}])
+    assert {text for _, text in found} == {"tiny-text/4x128/none"}
+
+
 def test_a_size_without_a_hadamard_matrix_is_refused_when_planning(tmp_path):
     (tmp_path / "odd").mkdir()
     config = {"model_type": "llada", "d_model": 52 * 9, "n_heads": 4, "mlp_hidden_size": 64}
