@@ -53,6 +53,19 @@ def weight_of(codes: Tensor, grid: WeightGrid, dtype: torch.dtype) -> Tensor:
     return _dequantized(view, scales, zeros, dtype).view(codes.shape)
 
 
+def per_input(grid: WeightGrid, inputs: int) -> tuple[Tensor, Tensor]:
+    """Give the scale and the zero of every input: (m, n) each, or (1, n) if all outputs share one.
+
+    Args:
+        grid: Of a weight (m, n).
+        inputs: n.
+    """
+    if grid.group_of_input is not None:
+        return grid.scales[:, grid.group_of_input], grid.zeros[:, grid.group_of_input]
+    size = inputs // grid.scales.shape[1]
+    return grid.scales.repeat_interleave(size, 1), grid.zeros.repeat_interleave(size, 1)
+
+
 def _dequantized(codes: Tensor, scales: Tensor, zeros: Tensor, dtype: torch.dtype) -> Tensor:
     return (codes.float() - zeros).mul_(scales).to(dtype)
 
@@ -62,7 +75,7 @@ def _by_group(values: Tensor, grid: WeightGrid) -> tuple[Tensor, Tensor, Tensor]
     no neighbours count as n groups of one."""
     scales, zeros = grid.scales, grid.zeros
     if grid.group_of_input is not None:
-        scales, zeros = scales[:, grid.group_of_input], zeros[:, grid.group_of_input]
+        scales, zeros = per_input(grid, values.shape[1])
     view = values.reshape(len(values), scales.shape[1], -1)
     return view, scales[..., None], zeros[..., None]
 

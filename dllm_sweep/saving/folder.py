@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from dllm_sweep.errors import DiskFull, InputError
 from dllm_sweep.manifest import MANIFEST, WEIGHTS, Manifest, SavedFile, write_manifest
 from dllm_sweep.models.base import DiffusionModel
@@ -95,13 +97,15 @@ def free_folder(folder: str | Path) -> Path:
     """Give the whole path of a folder that can be made.
 
     Raises:
-        InputError: If something is there already.
+        InputError: If something is there already, or may not be written there.
     """
     path = Path(folder).expanduser().absolute()
-    if path.is_dir() and not any(path.iterdir()):
-        return path
-    if path.exists() or path.is_symlink():
+    empty = path.is_dir() and not any(path.iterdir())
+    if not empty and (path.exists() or path.is_symlink()):
         raise InputError(f"{folder} is there already: name a new folder, or remove this one")
+    above = next(one for one in path.parents if one.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK):
+        raise InputError(f"{folder} cannot be made: {above} is no folder that may be written")
     return path
 
 
@@ -113,8 +117,9 @@ def _whole(target: Path) -> Iterator[Path]:
         new.mkdir(parents=True)
         yield new
         os.replace(new, target)
-    except OSError as error:
-        raise DiskFull(f"{target} cannot be written: {error.strerror or error}") from error
+    except (OSError, SafetensorError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise DiskFull(f"{target} cannot be written: {reason}") from error
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import CliRunner
+from safetensors import SafetensorError
 
 from dllm_sweep import load_model
 from dllm_sweep.cli import main
@@ -114,6 +115,24 @@ def test_a_folder_in_the_way_is_named_before_anything_is_done(workplace):
         done.stderr == "dllm-sweep: out is there already: name a new folder, or remove this one\n"
     )
     assert (workplace / "out" / "thesis.tex").read_text() == "all of it"
+
+
+def test_a_place_that_cannot_be_written_is_named_before_anything_is_done(workplace):
+    (workplace / "notes").write_text("a file")
+    done = run(model="llada-tini", out="notes/out")
+    assert done.exit_code == 2
+    assert "notes/out cannot be made" in done.stderr
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(workplace, monkeypatch):
+    def full(*_, **__):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr("dllm_sweep.saving.weights.save_file", full)
+    done = run(method="rtn")
+    assert done.exit_code == 3
+    assert done.stderr.splitlines()[-1].endswith("No space left on device (os error 28)")
+    assert list(workplace.iterdir()) == []
 
 
 def test_an_interrupt_leaves_nothing_behind(workplace, monkeypatch):

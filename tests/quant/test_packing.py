@@ -7,7 +7,7 @@ from dllm_sweep.errors import QuantizationError
 from dllm_sweep.methods import gptq, rtn
 from dllm_sweep.quant.affine import GridFamily, WeightGrid
 from dllm_sweep.quant.hessian import Hessian
-from dllm_sweep.quant.packing import codes_of, pack, packed_bytes, unpack, weight_of
+from dllm_sweep.quant.packing import codes_of, pack, packed_bytes, per_input, unpack, weight_of
 
 BITS = st.integers(2, 8)
 SEEDS = st.integers(0, 10_000)
@@ -102,6 +102,9 @@ def test_groups_that_activation_order_scatters_are_found_by_index(static_groups)
         weight, Hessian.over(inputs).mean(), bits=3, group_size=4, static_groups=static_groups
     )
     grid = result.grid(3, family)
+    scales, zeros = per_input(grid, 16)
+    codes = codes_of(result.dequantized, grid)
+    assert torch.equal(scales * (codes - zeros), result.dequantized)
     assert (grid.group_of_input is None) == static_groups
     back = weight_of(codes_of(result.dequantized, grid), grid, torch.float32)
     assert torch.equal(back, result.dequantized)
