@@ -97,8 +97,8 @@ LEADERBOARD = View(
         "label": "The trial's name for people.",
         "state": "The trial's state.",
         "average_bits": (
-            "Bits per quantized weight with scales and zero points, as measured; the bits of the"
-            " scheme for a baseline."
+            "Bits per weight of the blocks' linears with scales and zero points, as measured, those"
+            " left out at 16; the bits of the scheme for a baseline."
         ),
         "tasks_done": "Tasks with a committed primary score.",
         "tasks": "Tasks of the protocol.",

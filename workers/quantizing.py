@@ -17,7 +17,7 @@ from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.quant.input_statistics import input_statistics
 from dllm_sweep.sharing import quantization_key
 from dllm_sweep.shipping import local
-from dllm_sweep.spec import TrialSpec
+from dllm_sweep.spec import FULL_PRECISION_BITS, TrialSpec
 from dllm_sweep.workers import shared
 from dllm_sweep.workers.blocks import KeptBlocks
 from dllm_sweep.workers.depot import Depot
@@ -48,7 +48,7 @@ def _stage(name: str, suffix: str, trial: TrialSpec) -> Stage | None:
     key = quantization_key(trial)
     if key is None:
         return None
-    return Stage(name=name, version=1, inputs=[key, code_of(trial.method)], suffix=suffix)
+    return Stage(name=name, version=2, inputs=[key, code_of(trial.method)], suffix=suffix)
 
 
 @lru_cache
@@ -88,6 +88,14 @@ def quantize(
     report = method.quantize(model, trial.scheme, batches, seed=trial.seed, workspace=workspace)
     _refuse_broken_weights(model)
     return report
+
+
+def average_bits(model: DiffusionModel, report: QuantizationReport) -> float:
+    """Mean bits of a weight over all linears of a model's blocks, those left out at 16."""
+    bits = {row.module: row.bits for row in report.modules}
+    weights = {name: linear.weight.numel() for name, linear in model.linears().items()}
+    stored = (bits.get(name, count * FULL_PRECISION_BITS) for name, count in weights.items())
+    return sum(stored) / sum(weights.values())
 
 
 def _refuse_broken_weights(model: DiffusionModel) -> None:

@@ -97,7 +97,7 @@ class Quantized:
     Attributes:
         weights: The weights' file.
         modules: What was quantized.
-        average_bits: Mean bits of a quantized weight.
+        average_bits: Mean bits of a weight of the blocks' linears, those left out at 16.
         warnings: What the user should know.
         seconds: How long quantizing took.
     """

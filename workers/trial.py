@@ -130,7 +130,7 @@ class Workbench:
         made = Quantized(
             weights=artifact,
             modules=report.modules,
-            average_bits=report.average_bits,
+            average_bits=quantizing.average_bits(model, report),
             warnings=report.warnings,
             seconds=seconds,
         )

@@ -241,6 +241,21 @@ def test_weights_are_removed_once_their_trial_is_done(options, claim_of, make_tr
     assert not (options.files / weights.path).exists()
 
 
+def test_linears_that_are_left_out_count_16_bits(options, claim_of, make_trial):
+    claim = claim_of(make_trial())
+    trial = replace(claim.trial, parameters=(("modules", ("*.self_attn.*",)),))
+    claims = claim, replace(claim, trial=trial)
+    every, some = (Workbench(options).run(one, QUANTIZE) for one in claims)
+    share = sum(row.weights for row in some.modules) / sum(row.weights for row in every.modules)
+    whole, part = (
+        next(cost.value for cost in result.costs if cost.name == "average_bits")
+        for result in (every, some)
+    )
+    # Every group of 128 weights stores the same in all layers.
+    assert part == pytest.approx(share * whole + (1 - share) * 16)
+    assert whole < 4
+
+
 def test_weights_that_are_no_numbers_fail_their_trial(options, claim_of, make_trial, tmp_path):
     (tmp_path / "own.py").write_text(BROKEN)
     claim = claim_of(make_trial(f"{tmp_path / 'own.py'}:Broken"))
