@@ -39,9 +39,17 @@ def kept_blocks(
     batches.
     """
     software = [__version__, torch.__version__]
-    sizes = [len(batch.input_ids) for batch in batches]
-    bits = [software, sizes, device_name, torch.get_num_threads()]
+    bits = [software, _digest(batches), device_name, torch.get_num_threads()]
     return KeptBlocks(depot, _stage("blocks", ".safetensors", trial), bits)
+
+
+def _digest(batches: Sequence[CalibrationBatch]) -> str:
+    digest = hashlib.sha256()
+    for batch in batches:
+        for name, tensor in batch.tensors().items():
+            digest.update(f"{name} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _stage(name: str, suffix: str, trial: TrialSpec) -> Stage | None:
