@@ -60,7 +60,13 @@ def whole(
     mode: Masking = plugins.load(KIND, spec.masking)
     generator = torch.Generator().manual_seed(spec.seed)
     made = mode.sequences(spec, model, generator, progress)
-    return dataclasses.replace(made, weights=_weights(spec, made))
+    weights = _weights(spec, made)
+    if weights is not None and not bool(weights.any()):
+        raise CalibrationError(
+            f"calibration {spec}: no token counts, since none is masked; ask for more samples or"
+            " raise visible_weight"
+        )
+    return dataclasses.replace(made, weights=weights)
 
 
 def _weights(spec: CalibrationSpec, made: CalibrationBatch) -> Tensor | None:

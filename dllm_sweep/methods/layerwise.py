@@ -126,9 +126,11 @@ def quantize_layerwise(
 
 
 def require_text(calibration: Sequence[CalibrationBatch]) -> None:
-    """Raise QuantizationError if there is no calibration text."""
+    """Raise QuantizationError if there is no calibration text, or no token of it counts."""
     if not calibration:
         raise QuantizationError("this method needs calibration text, and there is none")
+    if all(batch.weights is not None and not bool(batch.weights.any()) for batch in calibration):
+        raise QuantizationError("every token of the calibration text has weight 0: none counts")
 
 
 @dataclass(frozen=True)

@@ -66,7 +66,7 @@ def input_statistics(
 
     Args:
         model: In full precision.
-        batches: What it sees; at least one.
+        batches: What it sees; at least one token must have a positive weight.
         device: Where blocks are computed, which they visit one after the other; None is where
             their weights are.
 
@@ -91,7 +91,10 @@ def _of_block(
     seen: dict[str, InputStatistics] = {}
 
     def see(name: str, x: Tensor, batch: int) -> None:
-        new = _measure(x, inputs.weights[batch])
+        weights = inputs.weights[batch]
+        if weights is not None and not bool((weights > 0).any()):
+            return
+        new = _measure(x, weights)
         seen[name] = _both(seen[name], new) if name in seen else new
 
     inputs.advance(block, [group.linears[0] for group in groups], see)

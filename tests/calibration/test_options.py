@@ -113,3 +113,16 @@ def test_modes_are_read_without_torch():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_set_in_which_nothing_counts_is_refused():
+    model = load_model("llada-tiny", device="cpu")
+    spec = CalibrationSpec(samples=1, length=1, masking="uniform", visible_weight=0.0)
+    refused = 0
+    for seed in range(12):
+        (plain,) = load(replace(spec, visible_weight=1.0, seed=seed), model, batch_size=1)
+        if not plain.masked.any():
+            refused += 1
+            with pytest.raises(CalibrationError, match="no token counts, since none is masked"):
+                load(replace(spec, seed=seed), model, batch_size=1)
+    assert 1 <= refused < 12

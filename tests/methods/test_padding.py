@@ -7,6 +7,7 @@ import torch
 
 from dllm_sweep import plugins
 from dllm_sweep.calibration.batch import CalibrationBatch
+from dllm_sweep.errors import QuantizationError
 from dllm_sweep.methods import build
 from dllm_sweep.spec import QuantScheme
 
@@ -59,3 +60,18 @@ def test_the_warning_of_too_few_tokens_counts_those_that_count(make_small_llada)
         make_small_llada(layers=1), QuantScheme.parse("w4a16"), [replace(whole, weights=weights)]
     )
     assert report.warnings[0].startswith("5 calibration tokens for layers with 32 inputs")
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_sequences_in_which_nothing_counts_have_no_say(name, make_small_llada):
+    whole = conversations()
+    silent = torch.zeros_like(whole.weights)
+    # DuQuant's usual sample is shared out among all sequences, whatever counts in them.
+    parameters = {"calibrate_on": "mean"} if name == "duquant" else {}
+    after = [
+        weights_after(make_small_llada(layers=1), name, parameters, batches)
+        for batches in ([whole], [whole, replace(whole, weights=silent)])
+    ]
+    assert torch.isclose(*after, rtol=1e-3, atol=1e-5).double().mean() > 0.99
+    with pytest.raises(QuantizationError, match="has weight 0: none counts"):
+        weights_after(make_small_llada(layers=1), name, {}, [replace(whole, weights=silent)])
