@@ -103,7 +103,7 @@ def average_bits(model: DiffusionModel, report: QuantizationReport) -> float:
     bits = {row.module: row.bits for row in report.modules}
     weights = {name: linear.weight.numel() for name, linear in model.linears().items()}
     stored = (bits.get(name, count * FULL_PRECISION_BITS) for name, count in weights.items())
-    return sum(stored) / sum(weights.values())
+    return float(sum(stored) / sum(weights.values()))
 
 
 def _refuse_broken_weights(model: DiffusionModel) -> None:
