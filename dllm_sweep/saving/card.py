@@ -31,7 +31,7 @@ def model_card(
         f"# {name}\n",
         f"{_code(recipe.model)} quantized by dllm-sweep with {_code(Path(recipe.method).name)} to"
         f" {_code(recipe.scheme)}. It is a masked diffusion language model of the family"
-        f" {_code(recipe.family)}: every position is predicted from the whole sequence.\n",
+        f" {_code(recipe.family)}: {_attention(model)}.\n",
         "## How to load it\n",
         *(_loading(name, model) if layout == compressed_tensors.LAYOUT else _own_loading(name)),
         "## Size\n",
@@ -75,13 +75,7 @@ def _loading(name: str, model: DiffusionModel) -> tuple[str, ...]:
         if model.family.logit_shift
         else "The logits of position i predict position i."
     )
-    blocks = model.block_size
-    attention = (
-        f"A token sees its own block of {blocks} tokens and all earlier blocks; the mask has to be"
-        " given in each call. "
-        if blocks
-        else ""
-    )
+    mask = "The mask of blocks has to be given in each call. " if model.block_size else ""
     return (
         "With transformers and the package compressed-tensors:\n",
         "```python",
@@ -90,9 +84,15 @@ def _loading(name: str, model: DiffusionModel) -> tuple[str, ...]:
         "```\n",
         "The class is one of an autoregressive model, but attention must not be causal:"
         " `is_causal` in config.json says so, which transformers 5 obeys."
-        f" {attention}{shift} The mask token has"
+        f" {mask}{shift} The mask token has"
         f" the id {model.special.mask_id}.\n",
     )
+
+
+def _attention(model: DiffusionModel) -> str:
+    if model.block_size is None:
+        return "every token sees the whole sequence"
+    return f"a token sees its own block of {model.block_size} tokens and all earlier blocks"
 
 
 def _size(average_bits: float, stored_bits: float | None, bytes: int) -> Iterator[str]:

@@ -71,6 +71,12 @@ def save_quantized(
         raise InputError(
             f"{model.name} was not quantized by `dllm_sweep.quantize`: there is nothing to save"
         )
+    dtype = str(model.dtype).removeprefix("torch.")
+    if dtype != model.recipe.dtype:
+        raise InputError(
+            f"{model.name} was quantized in {model.recipe.dtype} and is {dtype} now, in which its"
+            f" weights are others: save it in {model.recipe.dtype}"
+        )
     reason = None if layout == OWN_LAYOUT else compressed_tensors.refusal(model)
     if reason is not None:
         raise InputError(f"layout {layout}: {reason}; save it in the layout {OWN_LAYOUT}")

@@ -12,6 +12,7 @@ import torch
 from pydantic import ValidationError
 
 from dllm_sweep import catalog
+from dllm_sweep.catalog import ModelFacts
 from dllm_sweep.errors import InputError
 from dllm_sweep.methods import quantize
 from dllm_sweep.methods.base import Workspace
@@ -185,9 +186,18 @@ def _refusal(job: Job, built: Any) -> str | None:
         built.refusal(job.scheme),
         catalog.misfit(built, job.scheme, facts),
         _odd_groups(job),
+        _unreadable(job.calibration, facts),
         None if own else compressed_tensors.early_refusal(job.method, built, job.scheme),
     )
     return next((reason for reason in refusals if reason is not None), None)
+
+
+def _unreadable(text: CalibrationSpec | None, facts: ModelFacts) -> str | None:
+    if text is None:
+        return None
+    if facts.max_length is not None and text.length > facts.max_length:
+        return f"calibration texts of {text.length} tokens, and it reads {facts.max_length}"
+    return catalog.calibration_refusal(text, facts)
 
 
 def _odd_groups(job: Job) -> str | None:

@@ -86,6 +86,7 @@ def test_the_other_layout_is_what_transformers_reads(workplace):
         ((), {"scheme": "w4"}, "--scheme w4: .*is not a scheme"),
         ((), {"scheme": "w4a16-g48"}, "groups of 48 do not divide 64 and 160 inputs"),
         ((), {"method": "awq", "scheme": "w4a8"}, "awq quantizes weights only"),
+        (("--set", "calibration.length=4096"), {}, "texts of 4096 tokens, and it reads 512"),
         (("--offload",), {}, "offloading is for a GPU"),
         (("--device", "gpu"), {}, "device 'gpu' is not known"),
         (("--device", "cuda:77"), {}, "device 'cuda:77' is not there"),
