@@ -35,7 +35,7 @@ def descend(weight: Tensor, hessian: Tensor, first: Solution, sweeps: int) -> So
         sweeps: How often each column is visited.
     """
     wanted, rounded, grid = weight.float(), first.dequantized.clone(), first.grid
-    scale, zero = (part.expand_as(wanted).T for part in per_input(grid, len(hessian)))
+    scale, zero = (part.T for part in per_input(grid, len(hessian)))
     for j in hessian.diagonal().nonzero().flatten().tolist() * sweeps:
         slope = (wanted - rounded) @ hessian[:, j]
         lowest = rounded[:, j] + slope / hessian[j, j]
