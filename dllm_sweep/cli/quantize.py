@@ -112,7 +112,7 @@ def _print(job: Job, outcome: Outcome, out: Path, form: str) -> None:
         "folder": str(out),
         "model": str(job.model),
         "method": Path(job.method).name,
-        "scheme": outcome.scheme,
+        "scheme": saved.recipe.scheme,
         "linears": outcome.linears,
         "average_bits": round(saved.average_bits, 3),
         "stored_bits": None if saved.stored_bits is None else round(saved.stored_bits, 3),

@@ -138,8 +138,7 @@ def parameter_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
 
 
 def recipe_of(ref: ModelRef) -> Recipe | None:
-    """Say how a local model was quantized; None if it was not, as far as is known without
-    downloading it.
+    """Say how a local model was quantized; None if it was not, or is not on this machine.
 
     Raises:
         CheckpointError: If it was, and its folder is damaged.

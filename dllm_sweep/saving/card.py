@@ -13,19 +13,25 @@ from dllm_sweep.spec import FULL_PRECISION_BITS, to_json
 
 
 def model_card(
-    model: DiffusionModel, *, layout: str, name: str, bytes: int, bits: float | None
+    model: DiffusionModel,
+    recipe: Recipe,
+    *,
+    layout: str,
+    name: str,
+    bytes: int,
+    bits: float | None,
 ) -> str:
     """Write the card, in Markdown with the front matter that the hub reads.
 
     Args:
-        model: Quantized, with its recipe.
+        model: Quantized.
+        recipe: How.
         layout: Of the folder.
         name: Of the folder.
         bytes: Of its files.
         bits: Mean bits that a packed weight takes in it; None if none is packed.
     """
-    recipe, report = model.recipe, model.quantization_report
-    assert recipe is not None
+    report = model.quantization_report
     parts = [
         *_front_matter(recipe, layout),
         f"# {name}\n",

@@ -13,7 +13,7 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from dllm_sweep.errors import DiskFull, InputError
-from dllm_sweep.manifest import MANIFEST, WEIGHTS, Manifest, SavedFile, write_manifest
+from dllm_sweep.manifest import MANIFEST, WEIGHTS, Manifest, Recipe, SavedFile, write_manifest
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.models.checkpoint import read_config
 from dllm_sweep.models.known import completed
@@ -36,6 +36,7 @@ class SavedModel:
 
     Attributes:
         folder: Where it is.
+        recipe: How the model was quantized.
         bytes: Of all its files.
         average_bits: Mean bits of a quantized weight as results count them: 16-bit scales.
         stored_bits: Mean bits that a packed weight takes in the folder, with its float32 scales;
@@ -43,6 +44,7 @@ class SavedModel:
     """
 
     folder: Path
+    recipe: Recipe
     bytes: int
     average_bits: float
     stored_bits: float | None
@@ -80,19 +82,22 @@ def save_quantized(
     reason = None if layout == OWN_LAYOUT else compressed_tensors.refusal(model)
     if reason is not None:
         raise InputError(f"layout {layout}: {reason}; save it in the layout {OWN_LAYOUT}")
-    model.recipe = with_digests(model.recipe, model.folder)
+    recipe = model.recipe = with_digests(model.recipe, model.folder)
     with _whole(target) as new:
         if layout == OWN_LAYOUT:
-            stored_bits = _write_own(model, model.folder, new)
+            stored_bits = _write_own(model, recipe, model.folder, new)
         else:
             stored_bits = compressed_tensors.write(model, new)
         _copy_tokenizer(model.folder, new)
         report = model.quantization_report
         size = sum(file.stat().st_size for file in new.iterdir())
-        card = model_card(model, layout=layout, name=target.name, bytes=size, bits=stored_bits)
+        card = model_card(
+            model, recipe, layout=layout, name=target.name, bytes=size, bits=stored_bits
+        )
         (new / "README.md").write_text(card, encoding="utf-8")
     return SavedModel(
         folder=target,
+        recipe=recipe,
         bytes=sum(file.stat().st_size for file in target.iterdir()),
         average_bits=report.average_bits,
         stored_bits=stored_bits,
@@ -130,16 +135,15 @@ def _whole(target: Path) -> Iterator[Path]:
         shutil.rmtree(new, ignore_errors=True)
 
 
-def _write_own(model: DiffusionModel, source: Path, folder: Path) -> float | None:
+def _write_own(model: DiffusionModel, recipe: Recipe, source: Path, folder: Path) -> float | None:
     config = completed(model.name, read_config(source))
     config.pop("auto_map", None)  # the checkpoint's own code does not come along
     (folder / "config.json").write_text(f"{json.dumps(config, indent=2)}\n", encoding="utf-8")
     file = folder / WEIGHTS
     linears, packed_bytes = weights.write(model, file)
     report = model.quantization_report
-    assert model.recipe is not None
     manifest = Manifest(
-        recipe=model.recipe,
+        recipe=recipe,
         file=SavedFile(
             sha256=file_digest(file), bytes=file.stat().st_size, packed_bytes=packed_bytes
         ),

@@ -96,14 +96,12 @@ class Outcome:
 
     Attributes:
         saved: The folder.
-        scheme: With its weight grid written out.
         linears: How many were quantized.
         seconds: How long quantizing took, without loading and writing.
         warnings: What the user should know.
     """
 
     saved: SavedModel
-    scheme: str
     linears: int
     seconds: float
     warnings: tuple[str, ...]
@@ -246,11 +244,9 @@ def run_job(job: Job, out: str | Path, machine: Machine, display: Display) -> Ou
     seconds = time.monotonic() - started
     display.note(f"writing {out}")
     saved = save_quantized(model, target, layout=job.layout)
-    report, recipe = model.quantization_report, model.recipe
-    assert recipe is not None
+    report = model.quantization_report
     return Outcome(
         saved=saved,
-        scheme=recipe.scheme,
         linears=sum(row.weights > 0 for row in report.modules),
         seconds=seconds,
         warnings=report.warnings,
