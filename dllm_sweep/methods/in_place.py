@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 
 from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.calibration.sequences import load
+from dllm_sweep.calibration.sources import calibration_digest
 from dllm_sweep.errors import InputError, QuantizationError
 from dllm_sweep.methods.base import ALONE, Workspace
 from dllm_sweep.methods.parameters import build
@@ -62,14 +64,16 @@ def quantize(
         raise QuantizationError(
             f"{model.name} is quantized already; load the model again before quantizing it"
         )
-    batches = calibration_batches(model, calibration) if chosen.needs_calibration else ()
+    seen = _pinned(calibration) if chosen.needs_calibration else None
+    batches = () if seen is None else calibration_batches(model, seen)
+    text = seen if isinstance(seen, CalibrationSpec) else None
     recipe = recipe_of(
         model,
         method=method,
         built=chosen,
         scheme=target,
-        calibration=_text(calibration) if chosen.needs_calibration else None,
-        tokens=_token_ids(calibration, batches),
+        calibration=text,
+        tokens=[batch.input_ids for batch in batches] if text is None else (),
         seed=seed,
     )
     model.quantization_report = chosen.quantize(
@@ -79,19 +83,12 @@ def quantize(
     return model
 
 
-def _text(calibration: Calibration | None) -> CalibrationSpec | None:
-    if calibration is None:
-        return CalibrationSpec()
-    return calibration if isinstance(calibration, CalibrationSpec) else None
-
-
-def _token_ids(
-    calibration: Calibration | None, batches: Sequence[CalibrationBatch]
-) -> tuple[Tensor, ...]:
-    """What the method saw, if it was given as token ids."""
-    if calibration is None or isinstance(calibration, CalibrationSpec):
-        return ()
-    return tuple(batch.input_ids for batch in batches)
+def _pinned(calibration: Calibration | None) -> Calibration:
+    """Give a text the digest of what it is now."""
+    text = CalibrationSpec() if calibration is None else calibration
+    if isinstance(text, CalibrationSpec) and text.digest is None:
+        return replace(text, digest=calibration_digest(text))
+    return text
 
 
 def calibration_batches(

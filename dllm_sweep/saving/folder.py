@@ -22,7 +22,7 @@ from dllm_sweep.quant import attention
 from dllm_sweep.quant.transforms import describe
 from dllm_sweep.saving import compressed_tensors, weights
 from dllm_sweep.saving.card import model_card
-from dllm_sweep.saving.recipes import with_digests
+from dllm_sweep.saving.recipes import with_digest
 
 OWN_LAYOUT = "dllm-sweep"
 LAYOUTS = (OWN_LAYOUT, compressed_tensors.LAYOUT)
@@ -82,7 +82,7 @@ def save_quantized(
     reason = None if layout == OWN_LAYOUT else compressed_tensors.refusal(model)
     if reason is not None:
         raise InputError(f"layout {layout}: {reason}; save it in the layout {OWN_LAYOUT}")
-    recipe = model.recipe = with_digests(model.recipe, model.folder)
+    recipe = model.recipe = with_digest(model.recipe, model.folder)
     with _whole(target) as new:
         if layout == OWN_LAYOUT:
             stored_bits = _write_own(model, recipe, model.folder, new)

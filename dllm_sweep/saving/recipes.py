@@ -14,7 +14,6 @@ from typing import Any
 from torch import Tensor
 
 import dllm_sweep
-from dllm_sweep import catalog
 from dllm_sweep.manifest import Recipe
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.models.locate import model_digest
@@ -74,19 +73,18 @@ def versions() -> tuple[tuple[str, str], ...]:
     return tuple(sorted((own | installed).items()))
 
 
-def with_digests(recipe: Recipe, folder: Path) -> Recipe:
-    """Add what takes reading all files: the digests of checkpoint and text, unless they are there.
+def with_digest(recipe: Recipe, folder: Path) -> Recipe:
+    """Add what takes reading all files: the checkpoint's digest, unless it is there.
 
     Args:
         recipe: Written down before.
         folder: Where the checkpoint is; in the hub's cache it is named by the commit.
     """
-    digest, text = recipe.model_digest, recipe.calibration
-    if digest is None:
-        cached = folder.parent.name == "snapshots"
-        digest = folder.name if cached else model_digest(ModelRef(name=recipe.model))
-    text = None if text is None else catalog.resolve_calibration(text)
-    return dataclasses.replace(recipe, model_digest=digest, calibration=text)
+    if recipe.model_digest is not None:
+        return recipe
+    cached = folder.parent.name == "snapshots"
+    digest = folder.name if cached else model_digest(ModelRef(name=recipe.model))
+    return dataclasses.replace(recipe, model_digest=digest)
 
 
 def _described(tokens: Sequence[Tensor]) -> str:
