@@ -14,8 +14,10 @@ from dllm_sweep.calibration.batch import CalibrationBatch
 from dllm_sweep.methods.base import ALONE, QuantizationReport, Workspace
 from dllm_sweep.methods.rounding import Rounding
 from dllm_sweep.models.base import DiffusionModel
+from dllm_sweep.models.family import Widths
 from dllm_sweep.quant.apply import select
 from dllm_sweep.quant.fuse import transform_online
+from dllm_sweep.quant.hadamard import without_hadamard
 from dllm_sweep.quant.transforms import Hadamard
 from dllm_sweep.spec import QuantScheme
 
@@ -35,6 +37,13 @@ class MyTransform(Rounding):
     def refusal(self, scheme: QuantScheme) -> str | None:
         """Refuse what cannot be rounded."""
         return self.rounding_refusal("my_transform", scheme)
+
+    def misfit(self, scheme: QuantScheme, widths: Widths) -> str | None:
+        """Refuse models with a width that has no Hadamard matrix."""
+        attention = widths.heads * widths.head
+        sizes = {"the hidden size": widths.hidden, "the width of attention": attention}
+        found = without_hadamard(sizes | {"the feed-forward width": widths.ffn})
+        return found or super().misfit(scheme, widths)
 
     def quantize(
         self,

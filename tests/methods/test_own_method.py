@@ -1,6 +1,7 @@
 """The worked examples of the documentation: methods in files of the user's own."""
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from dllm_sweep import plugins
 from dllm_sweep.errors import InputError, UnknownName
 from dllm_sweep.methods import build, quantize, rtn
+from dllm_sweep.models.family import Widths
 from dllm_sweep.plan import make_plan
 from dllm_sweep.quant.affine import weight_family
 from dllm_sweep.quant.hessian import Hessian
 from dllm_sweep.quant.packing import codes_of
+from dllm_sweep.spec import QuantScheme
 from dllm_sweep.sweep_file import read
 from examples.my_solver import descend
 
@@ -93,6 +96,14 @@ def test_the_transform_changes_nothing_but_what_rounding_does(
     expected, model = make_small_llada().logits(IDS), make_small_llada()
     quantize(model, method=TRANSFORM, scheme="w8a8", calibration=make_batches(8), solver=solver)
     assert (model.logits(IDS) - expected).norm() < 0.05 * expected.norm()
+
+
+def test_planning_asks_the_transform_whether_a_model_has_fitting_widths():
+    method, scheme = build(TRANSFORM, {}), QuantScheme.parse("w4a4")
+    fitting = Widths(hidden=4096, ffn=12288, heads=32, head=128)
+    assert method.misfit(scheme, fitting) is None
+    refused = method.misfit(scheme, replace(fitting, ffn=13 * 2))
+    assert refused.startswith("the feed-forward width is 26")
 
 
 @pytest.fixture
