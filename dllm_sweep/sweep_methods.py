@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from dllm_sweep import catalog, presets
 from dllm_sweep.errors import InputError
 from dllm_sweep.presets.base import LEFT_OPEN, MethodSettings
+from dllm_sweep.spec import QuantScheme
 from dllm_sweep.sweep_problems import Finding
 
 if TYPE_CHECKING:
@@ -55,7 +57,8 @@ def notes_of(file: SweepFile) -> Iterator[str]:
             said.setdefault(_said(file, entry, family), []).append(family)
         for what, families in said.items():
             if what:
-                yield f"preset {file.preset}: {entry.name} on {' and '.join(families)}: {what}"
+                where = f"{_called(entry)} on {' and '.join(families)}"
+                yield f"preset {file.preset}: {where}: {what}"
 
 
 def _said(file: SweepFile, entry: MethodEntry, family: str) -> str:
@@ -67,15 +70,27 @@ def _said(file: SweepFile, entry: MethodEntry, family: str) -> str:
         for name, value in settings.parameters
         if name not in entry.parameters and value != getattr(usual, name)
     ]
-    if settings.symmetric not in (None, usual.symmetric):
+    schemes = [(QuantScheme.parse(name), settings.scheme(name)) for name in file.schemes]
+    grids = any(written.symmetric != meant.symmetric for written, meant in schemes)
+    if grids and settings.symmetric != usual.symmetric:
         parts.append("symmetric weight grids" if settings.symmetric else "asymmetric weight grids")
-    if settings.operands is not None:
-        operands = _OPERANDS[settings.operands]
+    if any(_operands(written) != _operands(meant) for written, meant in schemes):
+        operands = _OPERANDS[str(settings.operands)]
         parts.append(f"{operands} rounded with the activations (-{settings.operands})")
     return ", ".join(parts)
 
 
+def _operands(scheme: QuantScheme) -> tuple[int, bool]:
+    return scheme.kv_bits, scheme.qkv
+
+
+def _called(entry: MethodEntry) -> str:
+    """An entry's name with the parameters by which entries of one method differ."""
+    own = ",".join(f"{name}={_shown(value)}" for name, value in entry.parameters.items())
+    return f"{entry.name}({own})" if own else entry.name
+
+
 def _shown(value: object) -> str:
-    if isinstance(value, bool):
-        return "true" if value else "false"
-    return "[" + " ".join(map(str, value)) + "]" if isinstance(value, tuple) else str(value)
+    if isinstance(value, list | tuple):
+        return "[" + " ".join(map(str, value)) + "]"
+    return str(value) if isinstance(value, float | str) else json.dumps(value)

@@ -102,14 +102,26 @@ def test_the_plan_says_what_the_preset_set_and_the_file_did_not(tmp_path):
     keys = {"methods": methods, "schemes": ["w4a8", "w4a16"]}
     notes = plan_of(tmp_path, **keys, models=["llada-tiny", "dream-tiny"]).notes
     assert [note for note in notes if " on " in note and "calibrated" not in note] == [
-        "preset qdlm-code: gptq on llada: activation_order=false, output_first=true,"
-        " skip_modules=[*.q_proj *.k_proj *.v_proj], symmetric weight grids",
-        "preset qdlm-code: gptq on dream: activation_order=false, symmetric weight grids",
+        "preset qdlm-code: gptq(static_groups=false) on llada: activation_order=false,"
+        " output_first=true, skip_modules=[*.q_proj *.k_proj *.v_proj], symmetric weight grids",
+        "preset qdlm-code: gptq(static_groups=false) on dream: activation_order=false,"
+        " symmetric weight grids",
         "preset qdlm-code: quarot on llada and dream: activation_clip=1.0, operand_clip=1.0,"
         " operand_grids=token, operand_symmetric=true, keys and values rounded with the"
         " activations (-kv)",
         "preset qdlm-code: awq on llada: search_on=block",
     ]
+
+
+def test_the_plan_does_not_say_what_every_scheme_overrides(tmp_path):
+    methods = [{"name": "smoothquant", "groups": "norm"}, "quarot"]
+    notes = plan_of(tmp_path, methods=methods, schemes=["w4a4-kv16-sym", "w8a8-kv8-sym"]).notes
+    smoothquant, quarot = (note for note in notes if " on " in note and "calibrated" not in note)
+    assert smoothquant == (
+        "preset qdlm-code: smoothquant(groups=norm) on llada: activation_symmetric=false,"
+        " scale_from=first"
+    )
+    assert quarot.endswith("operand_symmetric=true")
 
 
 def test_a_preset_may_be_named_on_the_command_line(tmp_path):
