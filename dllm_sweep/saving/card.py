@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from dllm_sweep.manifest import Recipe
 from dllm_sweep.models.base import DiffusionModel
 from dllm_sweep.records import ModuleRow
 from dllm_sweep.saving import compressed_tensors
-from dllm_sweep.spec import FULL_PRECISION_BITS, to_json
+from dllm_sweep.spec import FULL_PRECISION_BITS, with_places
 
 
 def model_card(
@@ -66,7 +67,7 @@ def _own_loading(name: str) -> tuple[str, ...]:
     return (
         "With the version of dllm-sweep below or a later one:\n",
         "```python",
-        "from dllm_sweep import generate, load_model\n",
+        "from dllm_sweep import load_model\n",
         f'model = load_model("{name}")  # this folder',
         "```\n",
         "Its logits are bit for bit those of the model that was saved. Weights are unpacked into"
@@ -115,10 +116,10 @@ def _recipe_rows(recipe: Recipe) -> Iterator[tuple[str, str]]:
     if recipe.method_sha256 is not None:
         yield "SHA-256 of its file", _code(recipe.method_sha256)
     yield "scheme", _code(recipe.scheme)
-    yield from ((f"parameter {key}", _code(value)) for key, value in recipe.parameters)
+    yield from ((f"parameter {key}", _in_yaml(value)) for key, value in recipe.parameters)
     if recipe.calibration is not None:
-        text = to_json(recipe.calibration)
-        yield from ((f"calibration {key}", _code(value)) for key, value in text.items())
+        text = json.loads(with_places(recipe.calibration))
+        yield from ((f"calibration {key}", _in_yaml(value)) for key, value in text.items())
     elif recipe.calibration_tokens is not None:
         yield "calibration", recipe.calibration_tokens
     yield "seed", _code(recipe.seed)
@@ -165,6 +166,11 @@ def _table(heads: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]
 
 def _code(value: object) -> str:
     return f"`{_line(value)}`"
+
+
+def _in_yaml(value: object) -> str:
+    """Write a value as a sweep file takes it."""
+    return _code(value if isinstance(value, str) else json.dumps(value))
 
 
 def _line(value: object) -> str:

@@ -110,11 +110,16 @@ def free_folder(folder: str | Path) -> Path:
     Raises:
         InputError: If something is there already, or may not be written there.
     """
-    path = Path(folder).expanduser().absolute()
-    empty = path.is_dir() and not any(path.iterdir())
-    if not empty and (path.exists() or path.is_symlink()):
+    try:
+        path = Path(folder).expanduser().absolute()
+        empty = path.is_dir() and not any(path.iterdir())
+        taken = not empty and (path.exists() or path.is_symlink())
+        above = next(one for one in path.parents if one.exists())
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"{folder} cannot be made: {reason}") from error
+    if taken:
         raise InputError(f"{folder} is there already: name a new folder, or remove this one")
-    above = next(one for one in path.parents if one.exists())
     if not above.is_dir() or not os.access(above, os.W_OK):
         raise InputError(f"{folder} cannot be made: {above} is no folder that may be written")
     return path

@@ -118,11 +118,12 @@ def test_a_folder_in_the_way_is_named_before_anything_is_done(workplace):
     assert (workplace / "out" / "thesis.tex").read_text() == "all of it"
 
 
-def test_a_place_that_cannot_be_written_is_named_before_anything_is_done(workplace):
+@pytest.mark.parametrize("out", ["notes/out", "n" * 300, "~nobody-of-this-name/out"])
+def test_a_place_that_cannot_be_written_is_named_before_anything_is_done(workplace, out):
     (workplace / "notes").write_text("a file")
-    done = run(model="llada-tini", out="notes/out")
+    done = run(model="llada-tini", out=out)
     assert done.exit_code == 2
-    assert "notes/out cannot be made" in done.stderr
+    assert done.stderr.startswith(f"dllm-sweep: {out} cannot be made: ")
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(workplace, monkeypatch):

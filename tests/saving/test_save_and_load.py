@@ -180,6 +180,8 @@ def test_the_model_card_tells_recipe_size_and_loading(make_quantized, tmp_path):
     card = (tmp_path / "out" / "README.md").read_text()
     assert 'load_model("out")' in card
     assert "| parameter grid_points | `20` |" in card
+    assert "| parameter search_clip | `null` |" in card
+    assert '| parameter skip_modules | `["*.1.mlp.*"]` |' in card
     assert "| `mlp.up_proj` | 0, 2 | 4, asymmetric, groups of 32 | 16 |" in card
     assert "- 4.625 bits a quantized weight" in card
     assert "- 5.125 bits a packed weight" in card
