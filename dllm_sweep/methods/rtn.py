@@ -141,8 +141,8 @@ class Rtn:
         workspace: Workspace = ALONE,
     ) -> QuantizationReport:
         """Quantize `model` in place; `calibration` and `seed` are not used."""
-        linears = model.linears()
-        chosen = select(linears, self.modules, self.skip_modules)
+        # Nothing holds the linears: a weight goes as soon as a rounded one is in its place.
+        chosen = select(model.linears(), self.modules, self.skip_modules)
         rows = []
         for index in range(len(model.blocks)):
             prefix = f"{model.block_name(index)}."

@@ -91,7 +91,9 @@ def transform_online(host: nn.Module, name: str, transform: InputTransform) -> N
     before = transform_of(linear)
     bias = None if linear.bias is None else linear.bias.detach()
     whole = transform if before is None else Chain((before, transform))
-    replace(host, name, TransformedLinear(weight.to(linear.weight.dtype), bias, whole))
+    # A copy even in float64: a view would keep what it was computed from as long as the model.
+    weight = weight.to(linear.weight.dtype, copy=True)
+    replace(host, name, TransformedLinear(weight, bias, whole))
 
 
 def untie(host: nn.Module) -> None:
