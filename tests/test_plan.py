@@ -167,7 +167,7 @@ class Picky:
     def refusal(self, scheme):
         return None if scheme.a_bits == 16 else "only weights"
 
-    def quantize(self, model, scheme, calibration, *, seed=0, progress=None):
+    def quantize(self, model, scheme, calibration, *, seed=0, workspace=None):
         raise NotImplementedError
 """
 

@@ -86,13 +86,15 @@ def quantize(
         blocks: Where finished blocks are found and kept.
 
     Raises:
-        QuantizationError: If the method cannot quantize it, or leaves a weight that is no number.
+        QuantizationError: If the method cannot quantize it, leaves a weight that is no number, or
+            is of another version than the one that the trial was planned for.
     """
+    method = build(trial.method, dict(trial.parameters))
+    _refuse_other_version(trial, method.version)
     statistics = input_statistics
     if trial.calibration is not None:
         statistics = shared.statistics_of(stages, trial.model, trial.calibration)
     workspace = Workspace(progress=blocks.progress, statistics=statistics, finished=blocks)
-    method = build(trial.method, dict(trial.parameters))
     report = method.quantize(model, trial.scheme, batches, seed=trial.seed, workspace=workspace)
     _refuse_broken_weights(model)
     return report
@@ -104,6 +106,15 @@ def average_bits(model: DiffusionModel, report: QuantizationReport) -> float:
     weights = {name: linear.weight.numel() for name, linear in model.linears().items()}
     stored = (bits.get(name, count * FULL_PRECISION_BITS) for name, count in weights.items())
     return float(sum(stored) / sum(weights.values()))
+
+
+def _refuse_other_version(trial: TrialSpec, version: int) -> None:
+    """A trial's key says which version's results it stands for; no other's may stand under it."""
+    if version != trial.method_version:
+        raise QuantizationError(
+            f"the trial was planned for version {trial.method_version} of {trial.method}, which is"
+            f" at version {version} now: launch the sweep file again to plan it anew"
+        )
 
 
 def _refuse_broken_weights(model: DiffusionModel) -> None:

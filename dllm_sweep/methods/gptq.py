@@ -70,7 +70,7 @@ class Gptq:
         skip_modules: Which of them are left out.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_calibration: ClassVar[bool] = True
     symmetric: ClassVar[bool] = False
 

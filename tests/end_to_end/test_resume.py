@@ -65,10 +65,10 @@ from dllm_sweep.methods.rtn import Rtn
 class Fragile(Rtn):
     '''Rounds to nearest unless a file tells it to fail.'''
 
-    def quantize(self, model, scheme, calibration, *, seed=0, progress=lambda done, total: None):
+    def quantize(self, model, scheme, calibration, *, seed=0, workspace):
         if Path({marker!r}).exists():
             raise ValueError('the marker is there')
-        return super().quantize(model, scheme, calibration, seed=seed, progress=progress)
+        return super().quantize(model, scheme, calibration, seed=seed, workspace=workspace)
 """
 
 

@@ -3,6 +3,7 @@
 import pytest
 
 from dllm_sweep.db.connect import open_store
+from dllm_sweep.methods.parameters import build
 from dllm_sweep.process import this_process
 from dllm_sweep.records import HostInfo, PlannedTrial
 from dllm_sweep.spec import ModelRef, ProtocolSpec, QuantScheme, TaskSpec, TrialSpec
@@ -18,6 +19,7 @@ def make_trial():
         return TrialSpec(
             model=ModelRef(name="llada-tiny"),
             method=str(method),
+            method_version=build(str(method)).version,
             scheme=QuantScheme.parse("w3a16-g128-asym"),
             protocol=ProtocolSpec(tasks=tasks, outliers=None),
         )

@@ -24,7 +24,7 @@ from dllm_sweep.methods.rtn import Rtn
 
 @dataclass(frozen=True, kw_only=True)
 class Fails(Rtn):
-    def quantize(self, model, scheme, calibration, *, seed=0, progress=lambda done, total: None):
+    def quantize(self, model, scheme, calibration, *, seed=0, workspace=None):
         print("printed by the method")
         os.write(2, b"written by a C library\\n")
         raise {error}

@@ -263,6 +263,15 @@ def test_weights_that_are_no_numbers_fail_their_trial(options, claim_of, make_tr
         Workbench(options).run(claim, QUANTIZE)
 
 
+def test_no_other_version_of_a_method_gives_results_under_a_trials_key(
+    options, claim_of, make_trial
+):
+    claim = claim_of(make_trial())
+    claim = replace(claim, trial=replace(claim.trial, method_version=7))
+    with pytest.raises(QuantizationError, match="version 7 of rtn, which is at version 1 now"):
+        Workbench(options).run(claim, QUANTIZE)
+
+
 def test_a_model_at_hand_in_another_precision_is_loaded_again(options, claim_of, make_trial):
     single = claim_of(make_trial("fp"))
     protocol = replace(single.trial.protocol, dtype="bfloat16")
