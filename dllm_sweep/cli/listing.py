@@ -13,7 +13,7 @@ KINDS = ("models", "methods", "schemes", "tasks", "calibrations", "maskings", "p
 @click.argument("kind", type=click.Choice(KINDS))
 @format_option()
 def list_command(kind: str, form: str) -> None:
-    """Say which models, methods, schemes, tasks, calibrations or maskings a sweep file can name."""
+    """Say what a sweep file can name, or what a preset sets."""
     from dllm_sweep.reports.inventory import inventory
     from dllm_sweep.reports.listing import show
 

@@ -94,29 +94,37 @@ def smooth(
         QuantizationError: If activations are not finite, or a smoothed tensor does not fit the
             model's dtype; the message names the linear.
     """
-    smoothing = _Smoothing(model, alpha, scale_from, online)
+    smoothing = _Smoothing(
+        model, statistics, alpha, norms_only, frozenset(chosen), scale_from, online
+    )
     for index, block in enumerate(model.blocks):
-        prefix = f"{model.block_name(index)}."
         with visiting(block, device):
-            for group in model.family.linear_groups:
-                names = [prefix + name for name in group.linears if prefix + name in chosen]
-                behind_norm = block.get_submodule(group.source).weight.ndim == 1
-                if names and (behind_norm or not norms_only):
-                    magnitude = statistics[prefix + group.linears[0]].magnitude
-                    smoothing.apply(block, group, magnitude, names)
+            smoothing.smooth_block(index, block)
 
 
 @dataclass(frozen=True)
 class _Smoothing:
     model: DiffusionModel
+    statistics: Mapping[str, InputStatistics]
     alpha: float
+    norms_only: bool
+    chosen: frozenset[str]
     scale_from: str
     online: bool
 
-    def apply(
+    def smooth_block(self, index: int, block: nn.Module) -> None:
+        """Smooth what the chosen linears of one block read."""
+        prefix = f"{self.model.block_name(index)}."
+        for group in self.model.family.linear_groups:
+            names = [prefix + name for name in group.linears if prefix + name in self.chosen]
+            behind_norm = block.get_submodule(group.source).weight.ndim == 1
+            if names and (behind_norm or not self.norms_only):
+                magnitude = self.statistics[prefix + group.linears[0]].magnitude
+                self._smooth_group(block, group, magnitude, names)
+
+    def _smooth_group(
         self, block: nn.Module, group: LinearGroup, magnitude: Tensor, names: Sequence[str]
     ) -> None:
-        """Smooth what the linears of one group read; `names` are the full names of those chosen."""
         source = block.get_submodule(group.source)
         linears = [block.get_submodule(name) for name in group.linears]
         deciding = linears if self.scale_from == "all" else [block.get_submodule(first_of(group))]
