@@ -81,7 +81,8 @@ class WeightGrid:
 
     Attributes:
         scales: (m, G) float32, one for each output and group; (1, 1) if all share one.
-        zeros: The codes of 0, integers in float32, in the shape of `scales`.
+        zeros: The codes of 0 in float32, in the shape of `scales`. The package's own are integers;
+            a weight is `scales * (codes - zeros)` whatever they are.
         bits: Of a code, 2 to 8.
         lowest: Least code; the greatest is `lowest + 2**bits - 1`.
         group_of_input: (n,) int64, the group of each input; None if the G groups are runs of n / G
@@ -109,6 +110,12 @@ class WeightGrid:
         """Greatest code."""
         greatest: int = self.lowest + 2**self.bits - 1
         return greatest
+
+    def zeros_are_codes(self) -> bool:
+        """Whether every zero is a code itself, and so can be stored as one."""
+        low, high = (float(zero) for zero in self.zeros.aminmax())
+        integers = bool((self.zeros == self.zeros.round()).all())
+        return integers and low >= self.lowest and high <= self.highest
 
     def split(self, sizes: Sequence[int]) -> tuple[WeightGrid, ...]:
         """Give the grids of parts of the weight, cut along its outputs as `Tensor.split` does."""

@@ -31,7 +31,7 @@ def codes_of(weight: Tensor, grid: WeightGrid) -> Tensor:
         QuantizationError: If the weight is not on this grid.
     """
     view, scales, zeros = _by_group(weight, grid)
-    codes = (torch.round(view.float() / scales) + zeros).clamp_(grid.lowest, grid.highest)
+    codes = torch.round(view.float() / scales + zeros).clamp_(grid.lowest, grid.highest)
     wrong = _dequantized(codes, scales, zeros, weight.dtype) != view
     # Just below a power of two the numbers of a type lie closer: there the neighbour may be meant.
     for neighbour in (codes + 1, codes - 1) if bool(wrong.any()) else ():

@@ -80,7 +80,7 @@ def _linear_refusal(part: TransformedLinear) -> str | None:
         return None
     if grid.group_of_input is not None:
         return "has groups of inputs that are no neighbours (set static_groups of gptq to true)"
-    if bool((grid.zeros < grid.lowest).any()) or bool((grid.zeros > grid.highest).any()):
+    if not grid.zeros_are_codes():
         return "has a grid on which zero is no code, which the layout cannot say"
     return None
 

@@ -87,15 +87,20 @@ def _packed(name: str, weight: Tensor, grid: WeightGrid) -> tuple[SavedGrid, Ten
         raise QuantizationError(f"{name}: {error}") from error
     packed = {f"{name}{CODES}": pack(codes, bits=grid.bits, lowest=grid.lowest).cpu()}
     packed[f"{name}{SCALES}"] = grid.scales.cpu()
-    low, high = grid.zeros.aminmax()
-    if low != high:
-        are_codes = bool(low >= grid.lowest) and bool(high <= grid.highest)
+    common = _common_zero(grid)
+    if common is None:
+        are_codes = grid.zeros_are_codes()
         zeros = pack(grid.zeros, bits=grid.bits, lowest=grid.lowest) if are_codes else grid.zeros
         packed[f"{name}{ZEROS}"] = zeros.cpu()
     if grid.group_of_input is not None:
         packed[f"{name}{GROUPS}"] = grid.group_of_input.to(torch.int32).cpu()
-    zero = int(low) if low == high else None
-    return SavedGrid(bits=grid.bits, lowest=grid.lowest, zero=zero), packed
+    return SavedGrid(bits=grid.bits, lowest=grid.lowest, zero=common), packed
+
+
+def _common_zero(grid: WeightGrid) -> int | None:
+    """Give the integer that all zeros are; None if there is none."""
+    low, high = (float(zero) for zero in grid.zeros.aminmax())
+    return int(low) if low == high and low.is_integer() else None
 
 
 def _described(

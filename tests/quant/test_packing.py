@@ -57,6 +57,18 @@ def test_a_rounded_weight_is_its_codes_in_every_dtype(bits, family, dtype, group
     assert torch.equal(weight_of(back, grid, dtype), simulated)
 
 
+@given(bits=BITS, seed=SEEDS, dtype=DTYPES)
+def test_zeros_need_not_be_codes(bits, seed, dtype):
+    generator = torch.Generator().manual_seed(seed)
+    scales = torch.rand(6, 2, generator=generator) + 0.01
+    zeros = 2**bits * torch.rand(6, 2, generator=generator)
+    grid = WeightGrid(scales=scales, zeros=zeros, bits=bits, lowest=0)
+    codes = torch.randint(2**bits, (6, 16), generator=generator)
+    simulated = weight_of(codes, grid, dtype)
+    assert not grid.zeros_are_codes()
+    assert torch.equal(weight_of(codes_of(simulated, grid), grid, dtype), simulated)
+
+
 @given(bits=BITS, zero=st.integers(0, 255), scale=st.floats(1e-4, 1e4))
 def test_a_bfloat16_weight_shows_codes_that_give_it_again(bits, zero, scale):
     steps = 2**bits - 1

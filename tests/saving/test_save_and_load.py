@@ -161,6 +161,20 @@ def test_zeros_that_are_no_codes_are_stored_as_numbers(make_quantized, tmp_path)
     assert torch.equal(back.host.get_submodule(weight).grid.zeros, expected.grid.zeros)
 
 
+def test_zeros_between_codes_are_stored_as_numbers(make_quantized, tmp_path):
+    # Methods of one's own may put zero anywhere: half-quadratic quantization searches for it.
+    model = make_quantized("llada", "rtn", "w3a16-g16")
+    for place, part in enumerate(model.linears().values()):
+        codes = codes_of(part.weight, part.grid)
+        part.grid.zeros.fill_(2.25) if place == 0 else part.grid.zeros.add_(0.375)
+        part.weight.copy_(weight_of(codes, part.grid, part.weight.dtype))
+    save_quantized(model, tmp_path / "out")
+    back = load_model(str(tmp_path / "out"), device="cpu")
+    assert torch.equal(back.logits(IDS), model.logits(IDS))
+    with pytest.raises(InputError, match="a grid on which zero is no code"):
+        save_quantized(model, tmp_path / "theirs", layout="compressed-tensors")
+
+
 def test_the_recipe_says_how_to_do_it_again(make_quantized, tmp_path):
     model = make_quantized("llada", "gptq", "w3a16-g16", damping=0.05)
     save_quantized(model, tmp_path / "out")
