@@ -15,7 +15,6 @@ from dllm_sweep.spec import CalibrationSpec, DecodingSpec, ModelRef, QuantScheme
 if TYPE_CHECKING:
     from dllm_sweep.manifest import Recipe
     from dllm_sweep.models.family import Widths
-    from dllm_sweep.models.known import Published
 
 T = TypeVar("T")
 
@@ -119,6 +118,7 @@ def facts_of(ref: ModelRef) -> ModelFacts:
         InputError: If no family is known for it.
     """
     from dllm_sweep.models import known, locate
+    from dllm_sweep.models.family import Widths
 
     name = ref.family or locate.family_of(ref)
     family = plugins.load("model family", name)
@@ -131,7 +131,7 @@ def facts_of(ref: ModelRef) -> ModelFacts:
         estimator=family.estimator,
         max_length=_read(family.max_length, config, published.max_length if published else None),
         block_size=_read(family.block_size, config, published.block_size if published else None),
-        widths=_read(_widths_in, config, _published_widths(published)),
+        widths=_read(Widths.of_config, config, published.widths if published else None),
         embedded=source in locate.embedded_names(),
         quantized=recipe,
     )
@@ -147,28 +147,6 @@ def _read(
         return published if config is None else of_family(config)
     except KeyError:
         return published
-
-
-def _widths_in(config: Mapping[str, Any]) -> Widths:
-    """Read the sizes of layers from config.json, in LLaDA's keys or those of all others."""
-    from dllm_sweep.models.family import Widths
-
-    if "d_model" in config:
-        hidden, heads = config["d_model"], config["n_heads"]
-        ffn = config.get("mlp_hidden_size") or int(config["mlp_ratio"] * hidden)
-    else:
-        hidden, heads = config["hidden_size"], config["num_attention_heads"]
-        ffn = config["intermediate_size"]
-    head = config.get("head_dim") or hidden // heads
-    return Widths(hidden=hidden, ffn=ffn, heads=heads, head=head)
-
-
-def _published_widths(known: Published | None) -> Widths | None:
-    from dllm_sweep.models.family import Widths
-
-    if known is None:
-        return None
-    return Widths(hidden=known.width, ffn=known.ffn, heads=known.heads, head=known.head_size)
 
 
 def sampler_of(algorithm: str) -> str:

@@ -52,6 +52,22 @@ class Widths:
     heads: int
     head: int
 
+    @classmethod
+    def of_config(cls, config: Mapping[str, Any]) -> Widths:
+        """Read them from config.json, in LLaDA's keys or those of all others.
+
+        Raises:
+            KeyError: If it does not say.
+        """
+        if "d_model" in config:
+            hidden, heads = config["d_model"], config["n_heads"]
+            ffn = config.get("mlp_hidden_size") or int(config["mlp_ratio"] * hidden)
+        else:
+            hidden, heads = config["hidden_size"], config["num_attention_heads"]
+            ffn = config["intermediate_size"]
+        head = config.get("head_dim") or hidden // heads
+        return cls(hidden=hidden, ffn=ffn, heads=heads, head=head)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Special:

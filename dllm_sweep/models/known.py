@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from dllm_sweep.models.family import Widths
+
 
 @dataclass(frozen=True, kw_only=True)
 class Published:
@@ -65,6 +67,11 @@ class Published:
     def input_sizes(self) -> tuple[int, ...]:
         """Numbers of inputs of the linears, sorted: what a group size has to divide."""
         return tuple(sorted({columns for _, columns in self._linears()}))
+
+    @property
+    def widths(self) -> Widths:
+        """Sizes of its layers."""
+        return Widths(hidden=self.width, ffn=self.ffn, heads=self.heads, head=self.head_size)
 
     def _linears(self) -> tuple[tuple[int, int], ...]:
         wide, narrow = self.heads * self.head_size, self.key_value_heads * self.head_size
