@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from dllm_sweep.errors import InputError, UnknownName
 from dllm_sweep.published import Cell, binomial_error, cells, names
-from dllm_sweep.spec import FULL_PRECISION_METHOD, QuantScheme
+from dllm_sweep.spec import FULL_PRECISION, FULL_PRECISION_METHOD, QuantScheme
 from dllm_sweep.task_groups import by_group, plain_name
 
 if TYPE_CHECKING:
     from dllm_sweep.db.store import SqlStore
 
-_SCORES = """SELECT sweep, trial_key, model, method, parameters, scheme, seed, protocol_key, task,
-metric, value, stderr, n FROM results WHERE is_primary AND value IS NOT NULL"""
-_OF_TRIAL = ("sweep", "trial_key", "model", "method", "parameters", "scheme", "seed")
+_OF_TRIAL = ("sweep", "trial_key", "model", "method", "parameters", "scheme", "calibration", "seed")
+_SCORES = f"""SELECT {", ".join(_OF_TRIAL)}, protocol_key, task, metric, value, stderr, n
+FROM results WHERE is_primary AND value IS NOT NULL"""
 _ORDER = " ORDER BY sweep, model, method, scheme, seed, trial_key, task"
 _Z = 1.959963984540054
 """Quantile of the normal distribution for intervals of 95 %."""
@@ -38,6 +38,7 @@ class Comparison:
         method: Quantization method.
         parameters: Its parameters as a JSON text.
         scheme: The trial's bit-widths.
+        calibration: What its method saw; None if nothing.
         seed: The trial's seed.
         name: The task, or the group of tasks.
         tasks: What the values are means over: the same tasks on both sides.
@@ -60,6 +61,7 @@ class Comparison:
     method: str
     parameters: str
     scheme: str
+    calibration: str | None
     seed: int
     name: str
     tasks: tuple[str, ...]
@@ -161,7 +163,8 @@ def _compare(
 ) -> Iterator[Comparison]:
     trial = scores[0]
     printed = _printed(model, trial["method"], trial["scheme"])
-    full = {name: cell.value for name, cell in _printed(model, FULL_PRECISION_METHOD, "").items()}
+    unquantized = _printed(model, FULL_PRECISION_METHOD, str(FULL_PRECISION))
+    full = {name: cell.value for name, cell in unquantized.items()}
     known = {row["task"]: row for row in scores if plain_name(row["task"]) in printed}
     groups = {name: tasks for name, tasks in by_group(known).items() if len(tasks) > 1}
     for name, tasks in [*((task, (task,)) for task in known), *groups.items()]:
@@ -212,7 +215,7 @@ def _printed(model: str, method: str, scheme: str) -> dict[str, Cell]:
     found: dict[str, Cell] = {}
     for cell in cells():
         same = cell.is_task and (cell.model, cell.method) == (model, method)
-        if same and (method == FULL_PRECISION_METHOD or _alike(cell.scheme, scheme)):
+        if same and _alike(cell.scheme, scheme):
             found.setdefault(cell.task, cell)
     return found
 

@@ -11,9 +11,9 @@ from dllm_sweep.reports.told_apart import axis_texts, differing_axes
 from dllm_sweep.task_groups import degradation
 
 _FULL = (
-    *("sweep", "trial_key", "model", "published_model", "method", "parameters", "scheme", "seed"),
-    "name",
-    *("tasks", "metric", "own", "own_stderr", "own_items", "published", "published_stderr"),
+    *("sweep", "trial_key", "model", "published_model", "method", "parameters", "scheme"),
+    *("calibration", "seed", "name", "tasks"),
+    *("metric", "own", "own_stderr", "own_items", "published", "published_stderr"),
     *("difference", "margin", "verdict", "own_change", "published_change", "table", "note"),
 )
 
@@ -27,8 +27,8 @@ def comparison_listing(found: Sequence[Comparison], *, full: bool) -> Listing:
     """
     if full:
         return Listing(_FULL, tuple(tuple(_value(one, name) for name in _FULL) for one in found))
-    trials = [{"method": one.method, "parameters": one.parameters} for one in found]
-    axes = differing_axes(trials, ("parameters",))
+    trials = list(map(vars, found))
+    axes = differing_axes(trials)
     columns = (
         *("model", "method", "scheme", *axes, "task", "own", "published", "difference", "95 %"),
         *("verdict", "change", "published change", "class", "tasks"),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from dllm_sweep.reports.leaderboard import SCORES_SQL, number_text
 from dllm_sweep.reports.listing import Listing, as_csv, as_json, markdown, plain
 from dllm_sweep.reports.told_apart import axis_texts, differing_axes
-from dllm_sweep.spec import FULL_PRECISION_METHOD
+from dllm_sweep.spec import FULL_PRECISION, FULL_PRECISION_METHOD
 
 if TYPE_CHECKING:
     from dllm_sweep.db.store import SqlStore
@@ -81,8 +81,9 @@ def _row(row: GroupMean, axes: Sequence[str]) -> tuple[object, ...]:
     error = "" if row["stderr"] is None else f" ± {number_text(row['stderr'])}"
     drop = row["relative_drop_percent"]
     is_baseline = row["method"] == FULL_PRECISION_METHOD
+    scheme = "" if row["scheme"] == str(FULL_PRECISION) else row["scheme"]
     return (
-        *(row["model"], row["task_group"], row["method"], "" if is_baseline else row["scheme"]),
+        *(row["model"], row["task_group"], row["method"], scheme),
         *axes,
         number_text(row["score_mean"]) + error,
         "" if drop is None or is_baseline else f"{drop:+.1f}",

@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+from dataclasses import replace
 
 import pytest
 from click.testing import CliRunner
@@ -14,6 +15,7 @@ from dllm_sweep.db.connect import open_store
 from dllm_sweep.errors import UnknownName
 from dllm_sweep.process import this_process
 from dllm_sweep.records import HostInfo, Metric, PlannedTrial, UnitResult
+from dllm_sweep.reports.published import comparison_listing
 from dllm_sweep.spec import ModelRef, ProtocolSpec, QuantScheme, TaskSpec, TrialSpec
 
 HOST = HostInfo(host="here", pid=1, device="cpu")
@@ -26,17 +28,19 @@ SCORES = {
 
 @pytest.fixture(scope="module")
 def path(tmp_path_factory):
-    """A store that nobody writes to: two trials of a published model, by its name and another."""
+    """A store that nobody writes to: two trials of a published model, by its name and another, and
+    a saved quantized model that has its name."""
     path = tmp_path_factory.mktemp("compared") / "store.db"
     for sweep, model in (
         ("hub", ModelRef(name=INSTRUCT, revision="abc")),
         ("tiny", ModelRef(name="llada-tiny")),
     ):
         fill(path, sweep, model)
+    fill(path, "saved", ModelRef(name="/saved/LLaDA-8B-Instruct"), [("fp", "w4a16-g128-asym")])
     return path
 
 
-def fill(path, sweep, model):
+def fill(path, sweep, model, methods=(("fp", "w16a16"), ("gptq", "w3a16-g128-asym"))):
     store = open_store(path)
     tasks = tuple(TaskSpec(name=task) for task in (*SCORES["fp"], "lambada"))
     specs = [
@@ -46,7 +50,7 @@ def fill(path, sweep, model):
             scheme=QuantScheme.parse(scheme),
             protocol=ProtocolSpec(tasks=tasks, outliers=None),
         )
-        for method, scheme in (("fp", "w16a16"), ("gptq", "w3a16-g128-asym"))
+        for method, scheme in methods
     ]
     trials = tuple(PlannedTrial(spec=spec, label=spec.method) for spec in specs)
     planned = store.plan_sweep(sweep, "", trials)
@@ -123,6 +127,17 @@ def test_models_go_together_by_the_last_part_of_their_name_or_by_an_alias(found)
     }
     with pytest.raises(UnknownName, match="did you mean 'LLaDA-8B-Base'"):
         found(aliases={"llada-tiny": "LLaDA-8B-Bas"})
+
+
+def test_a_saved_quantized_model_is_not_the_published_full_precision(found):
+    assert found(sweep="saved") == {}
+
+
+def test_trials_that_differ_in_text_or_seed_are_told_apart(found):
+    one = found(sweep="hub")["gptq", "piqa"]
+    listing = comparison_listing([one, replace(one, calibration="other", seed=1)], full=False)
+    assert listing.columns[3:5] == ("calibration", "seed")
+    assert [row[3:5] for row in listing.rows] == [("-", "0"), ("other", "1")]
 
 
 def run(*words):
