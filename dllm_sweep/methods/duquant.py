@@ -50,7 +50,9 @@ class Duquant(Rounding):
         alpha: Share of the difficulty that smoothing moves into the weights, in [0, 1].
         block_size: Channels that are rotated together; where it does not divide a layer's inputs,
             the largest divisor below it is taken.
-        steps: Greedy steps of each rotation, at most.
+        steps: Greedy steps of a search for a rotation, at most.
+        searches: How many times each rotation is searched for, with other random numbers; the one
+            that leaves the smallest range is kept. The authors make one search of 256 steps.
         permutations: How many; a rotation follows each.
         calibrate_on: What rotations are found on: `tokens`, the largest and an even sample of the
             others, or `mean`, averages over sequences, as the authors do.
@@ -59,7 +61,7 @@ class Duquant(Rounding):
             input: `all`, or the `first` alone.
     """
 
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     needs_calibration: ClassVar[bool] = True
     symmetric: ClassVar[bool] = False
     rotates_operands: ClassVar[bool] = True
@@ -67,7 +69,8 @@ class Duquant(Rounding):
     activation_symmetric: bool = False
     alpha: float = 0.5
     block_size: int = 128
-    steps: int = 256
+    steps: int = 64
+    searches: int = 4
     permutations: int = 1
     calibrate_on: str = "tokens"
     tokens: int = 256
@@ -78,6 +81,7 @@ class Duquant(Rounding):
         require(0 <= self.alpha <= 1, "alpha", self.alpha, "[0, 1]")
         require(self.block_size >= 2, "block_size", self.block_size, "at least 2")
         require(self.steps >= 1, "steps", self.steps, "at least 1")
+        require(self.searches >= 1, "searches", self.searches, "at least 1")
         require(self.permutations >= 0, "permutations", self.permutations, "at least 0")
         require(self.tokens >= 2, "tokens", self.tokens, "at least 2")
         for name, choices in (("calibrate_on", CALIBRATE_ON), ("scale_from", SCALE_FROM)):
@@ -155,7 +159,7 @@ class _Search:
         seen = self._inputs(index, [names[0].removeprefix(prefix) for names in groups], inputs)
         for names in groups:
             x = seen.pop(names[0].removeprefix(prefix))
-            transform = rotate_permute_rotate(x, self._rotations(x), self.method.permutations)
+            transform = rotate_permute_rotate(x, self._searches(x), self.method.permutations)
             for name in names:
                 transform_online(self.model.host, name, transform)
 
@@ -175,11 +179,12 @@ class _Search:
         visit_inputs(block, names, inputs, see)
         return {name: sample.tokens() for name, sample in seen.items()}
 
-    def _rotations(self, x: Tensor) -> Tensor:
-        size = fitting_block(x.shape[-1], self.method.block_size)
+    def _searches(self, x: Tensor) -> Tensor:
+        size, method = fitting_block(x.shape[-1], self.method.block_size), self.method
         key = (size, x.device)
         if key not in self.drawn:
             generator = torch.Generator().manual_seed(self.seed)
-            drawn = spreading_rotations(size, self.method.steps, generator)
-            self.drawn[key] = drawn.to(x.device)
+            drawn = spreading_rotations(size, method.searches * method.steps, generator)
+            searches = drawn.unflatten(0, (method.searches, method.steps))
+            self.drawn[key] = searches.to(x.device)
         return self.drawn[key]

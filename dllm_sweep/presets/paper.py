@@ -91,6 +91,7 @@ _METHODS = {
             ("alpha", 0.5),
             ("block_size", 128),
             ("permutations", 1),
+            ("searches", 1),
             ("steps", 256),
             ("weight_clip", 0.8),
         ),

@@ -72,6 +72,7 @@ _METHODS = {
             ("operand_clip", 0.9),
             ("permutations", 1),
             ("scale_from", "first"),
+            ("searches", 1),
             ("steps", 256),
             ("value_clip", 1.0),
             ("weight_clip", 0.8),

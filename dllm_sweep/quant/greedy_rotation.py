@@ -3,8 +3,9 @@
 Channels are cut into blocks of b, which share one orthogonal matrix. It is found greedily: the
 channel with the greatest value is swapped to the front, a rotation whose first row is constant
 spreads it over its block, and that is repeated on the result; the steps that left the smallest
-range are kept. A zigzag permutation then deals the channels out to the blocks in the order of
-their maxima, so that no block has all the large ones, and a second rotation follows.
+range are kept. The rotations are drawn at random, so several searches are made, and the best of
+them counts. A zigzag permutation then deals the channels out to the blocks in the order of their
+maxima, so that no block has all the large ones, and a second rotation follows.
 
 The authors' code swaps by the row of the extreme value where its paper speaks of the channel; here
 it is the channel.
@@ -75,6 +76,21 @@ def greedy_rotation(x: Tensor, rotations: Sequence[Tensor] | Tensor) -> Tensor:
     return best.float()
 
 
+def best_rotation(x: Tensor, searches: Tensor) -> Tensor:
+    """Give the result (b, b) of the search that leaves the smallest range of (T, n).
+
+    Args:
+        x: (T, n), n a multiple of b.
+        searches: (searches, steps, b, b), the rotations of each search.
+    """
+    found = [greedy_rotation(x, rotations) for rotations in searches]
+    if len(found) == 1:
+        return found[0]
+    blocks = x.float().reshape(-1, searches.shape[-1])
+    ranges = torch.stack([_range(blocks @ matrix) for matrix in found])
+    return found[int(ranges.argmin())]
+
+
 def zigzag(maxima: Tensor, block_size: int) -> Tensor:
     """Deal channels to blocks in snake order, the greatest first.
 
@@ -91,23 +107,24 @@ def zigzag(maxima: Tensor, block_size: int) -> Tensor:
     return order.T.reshape(-1).contiguous()
 
 
-def rotate_permute_rotate(x: Tensor, rotations: Tensor, permutations: int = 1) -> InputTransform:
+def rotate_permute_rotate(x: Tensor, searches: Tensor, permutations: int = 1) -> InputTransform:
     """Find DuQuant's transform for activations (T, n): rotations around each permutation.
 
     Args:
         x: What a linear reads.
-        rotations: (steps, b, b), on the device of `x`; b divides n.
+        searches: (searches, steps, b, b), on the device of `x`: what each search for a rotation
+            goes through; b divides n.
         permutations: How many; another rotation follows each.
     """
-    size = rotations.shape[-1]
-    parts: list[InputTransform] = [BlockRotation(greedy_rotation(x, rotations))]
+    size = searches.shape[-1]
+    parts: list[InputTransform] = [BlockRotation(best_rotation(x, searches))]
     if x.shape[-1] == size:  # a single block: there is nothing to deal out
         return parts[0]
     for _ in range(permutations):
         x = parts[-1](x)
         parts.append(Permutation(zigzag(x.abs().amax(0), size)))
         x = parts[-1](x)
-        parts.append(BlockRotation(greedy_rotation(x, rotations)))
+        parts.append(BlockRotation(best_rotation(x, searches)))
     return Chain(parts)
 
 

@@ -13,7 +13,7 @@ from dllm_sweep.sweep_file import read
 ROOT = Path(__file__).parents[2]
 QUICKSTART = ROOT / "examples" / "quickstart.yaml"
 PAGE = ROOT / "docs" / "what-the-quickstart-shows.md"
-QUICKER = {"quarot": {"solver": "rtn", "mse_clip": False}, "duquant": {"steps": 16}}
+QUICKER = {"quarot": {"solver": "rtn", "mse_clip": False}, "duquant": {"steps": 16, "searches": 1}}
 """Parameters that cost the test time and change no order."""
 
 

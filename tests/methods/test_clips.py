@@ -30,7 +30,7 @@ def transform_of(method, x):
     if method == "quarot":
         return random_hadamard(CHANNELS, generator())
     if method == "duquant":
-        return rotate_permute_rotate(x, spreading_rotations(64, 24, generator()))
+        return rotate_permute_rotate(x, spreading_rotations(64, 24, generator())[None])
     return Scaling(x.abs().amax(0).sqrt())
 
 

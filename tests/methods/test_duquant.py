@@ -12,6 +12,7 @@ from dllm_sweep.errors import InputError
 from dllm_sweep.methods import build, quantize
 from dllm_sweep.quant.greedy_rotation import (
     MeanTokens,
+    best_rotation,
     fitting_block,
     greedy_rotation,
     rotate_permute_rotate,
@@ -63,6 +64,15 @@ def test_the_greedy_rotation_is_orthogonal_and_never_widens_the_range(seed, size
     assert span(x.reshape(-1, size) @ rotation) <= span(x) * (1 + 1e-5)
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 10**6))
+def test_the_search_with_the_smallest_range_counts(seed):
+    x = outlying(seed)
+    searches = spreading_rotations(12, 9, generator(seed)).unflatten(0, (3, 3))
+    spans = [span(x.reshape(-1, 12) @ greedy_rotation(x, one)) for one in searches]
+    assert span(x.reshape(-1, 12) @ best_rotation(x, searches)) == min(spans)
+
+
 def test_a_rotation_of_256_steps_is_still_orthogonal():
     rotations = spreading_rotations(128, 4, generator()).repeat(64, 1, 1)
     x = outlying(tokens=16, channels=256)
@@ -109,7 +119,7 @@ def test_on_the_authors_kind_of_layer_range_and_error_fall_as_theirs_do():
     rotations = spreading_rotations(128, 64, generator())
     first = greedy_rotation(x, rotations)
     assert span(x.reshape(-1, 128) @ first) <= 0.35 * span(x)  # the authors' code: 0.32
-    whole = rotate_permute_rotate(x, rotations)
+    whole = rotate_permute_rotate(x, rotations[None])
     assert span(whole(x)) <= 0.32 * span(x)
     expected = x @ weight.T
     got = whole(x) @ whole.fold(weight).T
@@ -148,9 +158,9 @@ def test_means_over_sequences_leave_out_what_does_not_count_however_batches_are_
 @given(seed=st.integers(0, 10**6), permutations=st.integers(0, 3))
 def test_each_permutation_adds_a_rotation_and_never_widens_the_range(seed, permutations):
     x = outlying(seed)
-    rotations = spreading_rotations(12, 6, generator(seed))
+    searches = spreading_rotations(12, 6, generator(seed)).unflatten(0, (2, 3))
     transform, fewer = (
-        rotate_permute_rotate(x, rotations, count) for count in (permutations + 1, permutations)
+        rotate_permute_rotate(x, searches, count) for count in (permutations + 1, permutations)
     )
     assert len(transform.parts) == 2 * permutations + 3
     assert span(transform(x)) <= span(fewer(x)) * (1 + 1e-5) <= span(x) * (1 + 2e-5)

@@ -6,7 +6,7 @@ import torch
 from dllm_sweep.quant.greedy_rotation import rotate_permute_rotate, spreading_rotations, zigzag
 from tests.methods import plain_duquant
 
-SIZE, STEPS, LAYERS = 32, 48, 8
+SIZE, STEPS, SEARCHES, LAYERS = 32, 48, 4, 8
 
 
 def layer(seed, *, channels, tokens):
@@ -37,18 +37,19 @@ def test_the_plain_version_is_orthogonal_and_deals_out_as_ours():
     ("outliers", "mean", "worst"),
     [
         # Both search at random: single layers differ by some percent in either direction.
-        ({"channels": 0, "tokens": 0}, 1.02, 1.07),
+        ({"channels": 0, "tokens": 0}, 1.03, 1.08),
         ({"channels": 4, "tokens": 0}, 1.0, 1.12),
-        ({"channels": 0, "tokens": 3}, 0.95, 1.12),
-        ({"channels": 4, "tokens": 3}, 0.95, 1.1),
+        ({"channels": 0, "tokens": 3}, 0.9, 1.05),
+        ({"channels": 4, "tokens": 3}, 0.95, 1.07),
     ],
 )
 def test_ranges_fall_at_least_as_far_as_with_the_authors_procedure(outliers, mean, worst):
     ratios = []
     for seed in range(LAYERS):
         x = layer(seed, **outliers)
-        rotations = spreading_rotations(SIZE, STEPS, torch.Generator().manual_seed(seed))
-        ours = span(rotate_permute_rotate(x, rotations)(x))
+        drawn = spreading_rotations(SIZE, STEPS, torch.Generator().manual_seed(seed))
+        searches = drawn.unflatten(0, (SEARCHES, STEPS // SEARCHES))
+        ours = span(rotate_permute_rotate(x, searches)(x))
         ratios.append(ours / span(plain_duquant.transformed(x, SIZE, STEPS, seed)))
     assert sum(ratios) / LAYERS <= mean
     assert max(ratios) <= worst
