@@ -7,7 +7,7 @@ method does not read are dropped, defaults are written out, lists are sorted.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -84,6 +84,8 @@ def make_plan(file: SweepFile, *, gpus: float | None = None) -> Plan:
     named = {trial.spec.key for _, trial in wanted if trial.spec.is_baseline}
     baselines = _once(_planned(spec, model, full) for spec, model in compared.items())
     others = _once(trial for _, trial in wanted if not trial.spec.is_baseline)
+    labels = Counter(trial.label for trial in (*baselines, *others))
+    baselines, others = _told_apart(baselines, labels), _told_apart(others, labels)
     times = Counter(trial.spec.key for _, trial in wanted)
     fits = [note for model in file.models for note in fits_of(file, model)]
     return Plan(
@@ -231,6 +233,19 @@ def _baseline(spec: TrialSpec, full: Method) -> TrialSpec:
 
 def _once(trials: Iterable[PlannedTrial]) -> tuple[PlannedTrial, ...]:
     return tuple({trial.spec.key: trial for trial in trials}.values())
+
+
+def _told_apart(
+    trials: Iterable[PlannedTrial], labels: Mapping[str, int]
+) -> tuple[PlannedTrial, ...]:
+    """Put the beginning of the key behind labels that several trials have: those of models or
+    methods whose files have one name in two folders, say."""
+    return tuple(
+        trial
+        if labels[trial.label] == 1
+        else replace(trial, label=f"{trial.label} [{trial.spec.key[:8]}]")
+        for trial in trials
+    )
 
 
 def canonical_scheme(scheme: QuantScheme, *, default: bool) -> QuantScheme:

@@ -184,7 +184,8 @@ class CalibrationSpec:
     def __str__(self) -> str:
         """Give a label, such as `tiny-text/128x128/prefix/prompt_share=0.5/seed1`.
 
-        After source, size and masking it names what differs from the defaults.
+        After source, size and masking it names what differs from the defaults. A data set of the
+        hub has its commit behind its name.
         """
         named = ("source", "samples", "length", "masking", "seed", "digest")
         others = (one for one in dataclasses.fields(self) if one.name not in named)
@@ -194,7 +195,9 @@ class CalibrationSpec:
             if getattr(self, one.name) != one.default
         )
         seed = "" if self.seed == 0 else f"/seed{self.seed}"
-        return f"{self.source}/{self.samples}x{self.length}/{self.masking}{''.join(said)}{seed}"
+        pinned = self.digest is not None and self.digest.startswith(f"{self.source}@")
+        source = self.digest[: len(self.source) + 9] if pinned else self.source
+        return f"{source}/{self.samples}x{self.length}/{self.masking}{''.join(said)}{seed}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -215,6 +216,18 @@ def test_a_model_of_which_everything_is_skipped_needs_no_baseline(folder):
     plan = make_plan(parse(json.dumps(data), folder / "sweep.yaml", ["schemes=[w4a16-g96]"]))
     baselines = [trial.spec.model.name for trial in plan.trials if trial.spec.is_baseline]
     assert baselines == [str(folder / "toy")]
+
+
+def test_trials_that_would_be_called_the_same_have_their_keys_in_their_labels(folder):
+    twin = folder / "twin" / "toy"
+    shutil.copytree(folder / "toy", twin)
+    config = json.loads((twin / "config.json").read_text())
+    (twin / "config.json").write_text(json.dumps(config | {"twin": True}))
+    plan = plan_of(folder, models=["toy", "twin/toy"], methods=["rtn"], schemes=["w4a16"])
+    keys = [trial.spec.key[:8] for trial in plan.trials]
+    names = ["toy fp", "toy fp", "toy rtn w4a16", "toy rtn w4a16"]
+    expected = [f"{name} [{key}]" for name, key in zip(names, keys, strict=True)]
+    assert [trial.label for trial in plan.trials] == expected
 
 
 def test_a_users_method_carries_its_version_and_loads_from_anywhere(folder):

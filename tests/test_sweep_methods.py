@@ -149,8 +149,8 @@ def texts(folder, **keys):
 def test_a_calibration_set_that_names_no_text_changes_the_presets(tmp_path):
     models = ["Dream-org/Dream-v0-Base-7B@6572adb5535263e4d1a337b56942ba48b6dee2a9"]
     found = texts(tmp_path, models=models, calibration=[{"masking": "uniform", "samples": 8}, {}])
-    pile = "mit-han-lab/pile-val-backup/{}/split=validation/seed42"
-    wikitext = "Salesforce/wikitext/{}/subset=wikitext-2-raw-v1/seed2"
+    pile = "mit-han-lab/pile-val-backup@2f5e46ae/{}/split=validation/seed42"
+    wikitext = "Salesforce/wikitext@b08601e0/{}/subset=wikitext-2-raw-v1/seed2"
     assert found == {
         ("awq", pile.format("8x512/uniform")),
         ("awq", pile.format("128x512/none")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
@@ -55,8 +56,10 @@ def _lay_out(board: Board, *, compact: bool) -> list[str]:
     texts = [_align(row, widths, first_number, gap) for row in (header, *rows)]
     lines = [texts[0]]
     paired = zip(board.entries, texts[1:], strict=True)
+    named = Counter(map(_short, {row["model"] for row in trials}))
     for model, group in groupby(paired, key=lambda pair: pair[0].row["model"]):
-        lines += [_short(model), *(text for _, text in group)]
+        headline = _short(model) if named[_short(model)] == 1 else model
+        lines += [headline, *(text for _, text in group)]
     return lines
 
 

@@ -60,6 +60,11 @@ def test_an_unknown_mode_names_the_nearest():
         check_calibration(CalibrationSpec(masking="trajectry"))
 
 
+def test_a_label_says_which_commit_of_a_data_set_is_meant():
+    spec = CalibrationSpec(source="org/set", digest="org/set@0123456789abcdef")
+    assert str(spec) == "org/set@01234567/128x128/none"
+
+
 def test_a_label_says_everything_that_differs_from_the_defaults():
     assert str(CalibrationSpec(masking="prefix")) == "tiny-text/128x128/prefix"
     spec = CalibrationSpec(
