@@ -195,8 +195,8 @@ class CalibrationSpec:
             if getattr(self, one.name) != one.default
         )
         seed = "" if self.seed == 0 else f"/seed{self.seed}"
-        pinned = self.digest is not None and self.digest.startswith(f"{self.source}@")
-        source = self.digest[: len(self.source) + 9] if pinned else self.source
+        pinned = (self.digest or "").removeprefix(f"{self.source}@")
+        source = self.source if pinned == (self.digest or "") else f"{self.source}@{pinned[:8]}"
         return f"{source}/{self.samples}x{self.length}/{self.masking}{''.join(said)}{seed}"
 
 
