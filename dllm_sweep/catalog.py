@@ -95,6 +95,7 @@ class ModelFacts:
         max_length: Longest usable sequence in tokens; None if it is not known.
         block_size: Tokens in a block of block-causal attention; None if attention is full.
         widths: Sizes of its layers; None if they are not known.
+        layers: Number of its blocks; None if it is not known.
         embedded: Whether the package carries it, or what it was quantized from.
         quantized: How a saved quantized model was made; None if it is in full precision, as far as
             is known.
@@ -106,6 +107,7 @@ class ModelFacts:
     max_length: int | None
     block_size: int | None
     widths: Widths | None
+    layers: int | None
     embedded: bool
     quantized: Recipe | None = None
 
@@ -119,6 +121,7 @@ def facts_of(ref: ModelRef) -> ModelFacts:
     """
     from dllm_sweep.models import known, locate
     from dllm_sweep.models.family import Widths
+    from dllm_sweep.models.linear_names import layers_of
 
     name = ref.family or locate.family_of(ref)
     family = plugins.load("model family", name)
@@ -132,6 +135,7 @@ def facts_of(ref: ModelRef) -> ModelFacts:
         max_length=_read(family.max_length, config, published.max_length if published else None),
         block_size=_read(family.block_size, config, published.block_size if published else None),
         widths=_read(Widths.of_config, config, published.widths if published else None),
+        layers=_read(layers_of, config, published.layers if published else None),
         embedded=source in locate.embedded_names(),
         quantized=recipe,
     )
@@ -223,7 +227,17 @@ def misfit(method: Any, scheme: QuantScheme, facts: ModelFacts) -> str | None:
     """
     ask = getattr(method, "misfit", None)
     found: str | None = None if ask is None or facts.widths is None else ask(scheme, facts.widths)
-    return found
+    return found or _unmatched(method, facts)
+
+
+def _unmatched(method: Any, facts: ModelFacts) -> str | None:
+    modules, skipped = getattr(method, "modules", ("*",)), getattr(method, "skip_modules", ())
+    if facts.layers is None or (modules, skipped) == (("*",), ()):
+        return None
+    from dllm_sweep.models.linear_names import linear_names, unmatched
+
+    groups = plugins.load("model family", facts.family).linear_groups
+    return unmatched(linear_names(groups, facts.layers), modules, skipped)
 
 
 @lru_cache

@@ -176,6 +176,31 @@ def test_a_size_without_a_hadamard_matrix_is_refused_when_planning(tmp_path):
     assert len(specs(tmp_path, methods=["smoothquant"], **keys)) == 1
 
 
+@pytest.mark.parametrize(
+    ("parameters", "reason"),
+    [
+        ({"modules": ["*.w1"]}, r"the module pattern '\*\.w1' matches no linear"),
+        ({"skip_modules": ["*.q_prj"]}, r"the module pattern '\*\.q_prj' matches no linear"),
+        ({"modules": ["*.6.*"]}, r"the module pattern '\*\.6\.\*' matches no linear"),
+        ({"skip_modules": ["*"]}, "together leave no linear"),
+        ({"modules": []}, "together leave no linear"),
+    ],
+)
+def test_patterns_that_match_none_of_a_models_layers_are_refused_when_planning(
+    parameters, reason, tmp_path
+):
+    keys = {"preset": None, "models": ["llada-tiny"], "schemes": ["w4a16"]}
+    entry = {"name": "gptq", **parameters}
+    with pytest.raises(SweepFileError, match=rf"methods\[0\]: no trial of it can run: .*{reason}"):
+        plan_of(tmp_path, methods=[entry], calibration="tiny-text", **keys)
+
+
+def test_patterns_are_those_of_each_model(tmp_path):
+    entry = {"name": "rtn", "modules": ["*.5.mlp.*"]}
+    keys = {"preset": None, "models": ["llada-tiny"], "schemes": ["w4a16"]}
+    assert len(specs(tmp_path, methods=[entry], **keys)) == 1
+
+
 def test_groups_are_checked_where_only_the_preset_leaves_modules_out(tmp_path):
     with pytest.raises(SweepFileError, match="groups of 96 do not divide 256 inputs"):
         plan_of(tmp_path, methods=["gptq"], schemes=["w4a16-g96"])

@@ -13,6 +13,7 @@ from dllm_sweep.manifest import Recipe
 from dllm_sweep.models.cache import KeyValueCache
 from dllm_sweep.models.family import LinearGroup, Message, ModelFamily, Special
 from dllm_sweep.models.forward import chosen_logits, visible_keys
+from dllm_sweep.models.linear_names import block_name, linear_names
 from dllm_sweep.models.tokenizer import chat_ids
 from dllm_sweep.models.work import Work
 
@@ -72,17 +73,13 @@ class DiffusionModel:
 
     def block_name(self, index: int) -> str:
         """Full name of block `index`, the prefix of its linears' names."""
-        return f"model.layers.{index}"
+        return block_name(index)
 
     def linears(self) -> dict[str, nn.Module]:
         """All linears that may be quantized by full name, in depth order: never embeddings,
         norms or the output head."""
-        return {
-            f"{self.block_name(index)}.{name}": block.get_submodule(name)
-            for index, block in enumerate(self.blocks)
-            for group in self.family.linear_groups
-            for name in group.linears
-        }
+        names = linear_names(self.family.linear_groups, len(self.blocks))
+        return {name: self.host.get_submodule(name) for name in names}
 
     def chat_prompt(self, conversation: str | Sequence[Message]) -> list[int]:
         """Give the token ids of a conversation, up to where the answer starts.

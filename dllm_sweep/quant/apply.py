@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from fnmatch import fnmatchcase
 
 import torch
 from torch import Tensor, nn
 
 from dllm_sweep.errors import QuantizationError
+from dllm_sweep.models.linear_names import matching, unmatched
 from dllm_sweep.quant.affine import WeightGrid
 from dllm_sweep.quant.linear import ActivationQuantization, QuantLinear, transform_of
 from dllm_sweep.records import ModuleRow
 from dllm_sweep.spec import FULL_PRECISION_BITS, QuantScheme
-
-_NAMES_SHOWN = 8
 
 
 def select(
@@ -35,16 +33,10 @@ def select(
             has been quantized before.
     """
     modules, skip_modules = tuple(modules), tuple(skip_modules)
-    for pattern in (*modules, *skip_modules):
-        if not any(fnmatchcase(name, pattern) for name in linears):
-            raise QuantizationError(
-                f"the module pattern {pattern!r} matches no linear; there are: {_some(linears)}"
-            )
-    chosen = tuple(
-        name for name in linears if _matches(name, modules) and not _matches(name, skip_modules)
-    )
-    if not chosen:
-        raise QuantizationError("the patterns modules and skip_modules together leave no linear")
+    problem = unmatched(linears, modules, skip_modules)
+    if problem is not None:
+        raise QuantizationError(problem)
+    chosen = matching(linears, modules, skip_modules)
     _refuse_quantized(linears, chosen)
     return chosen
 
@@ -132,16 +124,6 @@ def install(
 def _relative_error(before: Tensor, after: Tensor) -> float:
     norm = before.norm().clamp(min=torch.finfo(torch.float32).tiny)
     return float((after - before).norm() / norm)
-
-
-def _matches(name: str, patterns: tuple[str, ...]) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns)
-
-
-def _some(linears: Mapping[str, nn.Module]) -> str:
-    names = list(linears)
-    tail = f" and {len(names) - _NAMES_SHOWN} more" if len(names) > _NAMES_SHOWN else ""
-    return ", ".join(names[:_NAMES_SHOWN]) + tail
 
 
 def _refuse_quantized(linears: Mapping[str, nn.Module], chosen: tuple[str, ...]) -> None:
