@@ -95,6 +95,7 @@ def save_quantized(
             model, recipe, layout=layout, name=target.name, bytes=size, bits=stored_bits
         )
         (new / "README.md").write_text(card, encoding="utf-8")
+        _share_alike(new)
     return SavedModel(
         folder=target,
         recipe=recipe,
@@ -161,6 +162,13 @@ def _write_own(model: DiffusionModel, recipe: Recipe, source: Path, folder: Path
     )
     write_manifest(folder, manifest)
     return manifest.packed_bits
+
+
+def _share_alike(folder: Path) -> None:
+    # safetensors writes for the owner alone; the folder is there to be given away.
+    mode = (folder / "README.md").stat().st_mode
+    for file in folder.iterdir():
+        file.chmod(mode)
 
 
 def _copy_tokenizer(source: Path, folder: Path) -> None:

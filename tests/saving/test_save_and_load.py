@@ -15,6 +15,7 @@ from dllm_sweep.errors import CheckpointError, InputError, QuantizationError
 from dllm_sweep.manifest import MANIFEST, WEIGHTS, read_manifest
 from dllm_sweep.models.load import weight_bytes
 from dllm_sweep.quant.packing import codes_of, packed_bytes, weight_of
+from dllm_sweep.saving.folder import LAYOUTS
 from tests.saving.conftest import DATA, IDS
 
 ROOT = Path(__file__).parents[2]
@@ -210,6 +211,13 @@ def whole(tmp_path_factory):
 @pytest.fixture
 def folder(whole, tmp_path):
     return Path(shutil.copytree(whole, tmp_path / "out"))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_whoever_may_read_the_card_may_read_the_weights(layout, make_quantized, tmp_path):
+    save_quantized(make_quantized("llada", "rtn", "w4a16"), tmp_path / "out", layout=layout)
+    modes = {file.name: file.stat().st_mode for file in (tmp_path / "out").iterdir()}
+    assert set(modes.values()) == {modes["config.json"]}
 
 
 def remove_weights(folder):
