@@ -109,7 +109,9 @@ def test_how_the_text_is_cut_moves_next_to_no_code_of_gptq(make, make_batches):
     first, second = (model.linears() for model in models)
     for name, part in first.items():
         changed = (codes_of(part).round() != codes_of(second[name]).round()).double().mean()
-        assert changed <= 0.005
+        assert changed <= 0.005, name
+        if changed:
+            break  # whatever is behind it sees other inputs
 
 
 @pytest.mark.parametrize("method", METHODS)
