@@ -38,9 +38,9 @@ class Machine:
     slowness: Mapping[str, float] = field(default_factory=dict)
 
 
-CPU = Machine(flop_per_s=6.5e10, start_s=1.0, bytes_per_s=1e9)
+CPU = Machine(flop_per_s=1e11, start_s=1.0, bytes_per_s=1e9)
 """One of two busy cores with a model of 5 million weights, measured in examples/quickstart.yaml:
-15 s for 30 items of tiny_code, 11 s for 30 of tiny_math, in 16 steps."""
+10 s for 30 items of tiny_code, 7 s for 30 of tiny_math, in 16 steps."""
 GPU = Machine(flop_per_s=4e14, start_s=5.0, bytes_per_s=2e9, slowness={"float32": 8.0})
 """An H100 or H200 in bfloat16 at four tenths of its peak, as batched forward passes of models of 8
 billion weights reach. In float32 its peak is a fifteenth, of which more can be used."""
