@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import gc
 import json
-import platform
 import subprocess
 import sys
 import tempfile
@@ -28,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import click
 import torch
+from run_record import record_of
 
 from dllm_sweep import load_model
 from dllm_sweep.methods import build
@@ -253,23 +253,10 @@ def main(
                 found.append(row)
                 click.echo(row.line())
                 if out is not None:
-                    out.write_text(json.dumps(_record(found), indent=1) + "\n")
+                    out.write_text(json.dumps(record_of(found), indent=1) + "\n")
     bad = [f"{row.model} {row.method}" for row in found if not row.is_good]
     if bad:
         raise click.ClickException(f"no usable model came out of: {', '.join(bad)}")
-
-
-def _record(found: Sequence[Row]) -> dict[str, Any]:
-    import transformers
-
-    on_gpu = torch.cuda.is_available()
-    return {
-        "device": torch.cuda.get_device_name() if on_gpu else platform.machine(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "rows": [asdict(row) for row in found],
-    }
 
 
 if __name__ == "__main__":

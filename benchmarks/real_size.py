@@ -10,14 +10,12 @@ runs everything at a tiny size on a CPU and exits with 1 unless both paths agree
 from __future__ import annotations
 
 import json
-import platform
 import resource
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -36,6 +34,7 @@ from real_cases import (
     questions,
     random_ids,
 )
+from run_record import record_of
 
 from dllm_sweep import load_model, quantize
 from dllm_sweep.decoding.likelihood import Estimation, Scored, score_pairs
@@ -262,7 +261,7 @@ def main(
                     rows.append(row)
                     click.echo(_line(row))
                     if out is not None:
-                        out.write_text(json.dumps(_record(rows), indent=1) + "\n")
+                        out.write_text(json.dumps(record_of(rows), indent=1) + "\n")
             wrong += bench.wrong
     if wrong:
         raise click.ClickException("; ".join(wrong))
@@ -274,19 +273,6 @@ def _line(row: Row) -> str:
     return f"{row.model:6} {row.what:38} {row.path:14} " + " | ".join(
         cell for cell in cells if cell
     )
-
-
-def _record(rows: Sequence[Row]) -> dict[str, Any]:
-    import transformers
-
-    on_gpu = torch.cuda.is_available()
-    return {
-        "device": torch.cuda.get_device_name() if on_gpu else platform.machine(),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "rows": [asdict(row) for row in rows],
-    }
 
 
 if __name__ == "__main__":

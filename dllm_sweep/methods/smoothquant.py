@@ -38,7 +38,7 @@ class SmoothQuant(Rounding):
             gate and up the up projection), as the study's code does.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs_calibration: ClassVar[bool] = True
     symmetric: ClassVar[bool] = True
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from types import TracebackType
 from typing import IO, Any, Self
 
+from dllm_sweep.progress.bar import counting_bar
+
 
 class BlockLines:
     """A line for every step and every block.
@@ -36,23 +38,8 @@ class BlockBar:
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
 
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=32),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-            console=Console(stderr=True, highlight=False, markup=False),
-        )
+        self._progress = counting_bar(Console(stderr=True, highlight=False, markup=False))
         self._task: Any = None
 
     def __enter__(self) -> Self:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from dllm_sweep.progress.bar import counting_bar
 from dllm_sweep.progress.base import Quiet, Subject, reason
 from dllm_sweep.records import Failure, HostInfo, TrialState
 from dllm_sweep.spec import Unit
@@ -20,22 +21,8 @@ class LiveDisplay(Quiet):
 
     def __init__(self) -> None:
         from rich.live import Live
-        from rich.progress import (
-            BarColumn,
-            MofNCompleteColumn,
-            Progress,
-            TextColumn,
-            TimeElapsedColumn,
-            TimeRemainingColumn,
-        )
 
-        self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=32),
-            MofNCompleteColumn(),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(),
-        )
+        self._progress = counting_bar()
         self._bar = self._progress.add_task("units", total=None)
         self._workers: dict[int, str] = {}
         self._live = Live(get_renderable=self._picture, refresh_per_second=4)

@@ -1,9 +1,5 @@
 """The reference against its definition, and the Triton kernel against the reference."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,6 +11,7 @@ from dllm_sweep.kernels.fake_quantize_tokens import (
     reference,
     supported,
 )
+from tests.kernels.interpreter import what_it_prints
 
 BITS = (2, 3, 4, 5, 6, 7, 8)
 
@@ -133,17 +130,7 @@ def awkward(rows, channels, dtype):
 
 
 def test_the_kernel_equals_the_reference_in_tritons_interpreter():
-    pytest.importorskip("triton")
-    # Triton reads the variable when it is first imported, so a fresh process is needed.
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "equal"
+    assert what_it_prints(__file__) == "equal"
 
 
 @pytest.mark.gpu

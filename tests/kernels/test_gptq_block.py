@@ -1,9 +1,5 @@
 """The reference against its definition, and the Triton kernel against the reference."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -11,6 +7,7 @@ from hypothesis import strategies as st
 
 from dllm_sweep.kernels import gptq_block
 from dllm_sweep.kernels.gptq_block import launch, reference, round_block, supported
+from tests.kernels.interpreter import what_it_prints
 
 
 def problem(count=24, rows=10, groups=3, *, seed=0, strength=0.5, device="cpu"):
@@ -109,17 +106,7 @@ def compare_the_kernel_with_the_reference(device):
 
 
 def test_the_kernel_equals_the_reference_in_tritons_interpreter():
-    pytest.importorskip("triton")
-    # Triton reads the variable when it is first imported, so a fresh process is needed.
-    done = subprocess.run(
-        [sys.executable, __file__],
-        env={**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "equal"
+    assert what_it_prints(__file__) == "equal"
 
 
 @pytest.mark.parametrize("capability", [80, 90, 100])
